@@ -1,0 +1,1 @@
+"""L0: what every other layer stands on. Modules here import nothing else of ehrjax but one another."""

@@ -1,0 +1,175 @@
+"""Checkpoints: the one module that knows Orbax (its v1 API).
+
+`DIR/last/<step>` keeps the newest few, `DIR/best/<step>` the one with the best tuning metric. Saving is
+asynchronous and atomic: a step's folder appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from ehrjax.core import files
+from ehrjax.core.errors import InputError, RunError
+
+KEEP = 2
+
+
+class Checkpoints:
+    """A sequence of checkpoints, each the arrays of a state and a JSON object of host-side progress."""
+
+    def __init__(self, folder: str | Path, *, keep: int = KEEP) -> None:
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._folder = Path(folder).absolute()
+        policies = ocp.training.preservation_policies
+        self._orbax = ocp.training.Checkpointer(
+            self._folder,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+        self._pending: Any = None
+
+    @property
+    def latest(self) -> int | None:
+        """The newest complete step."""
+        newest = self._orbax.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
+        """Starts saving; it goes on in the background. A step that exists already is left as it is.
+
+        Raises:
+          InputError: the disk is full.
+      RunError: this save or the one before it could not be written for another reason.
+        """
+        self.wait()
+        if any(existing.step == step for existing in self._orbax.checkpoints):
+            return
+        try:
+            self._pending = self._orbax.save_checkpointables_async(
+                step, {"state": state, "progress": dict(progress)}, force=True
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Waits until the save under way is complete on disk.
+
+        Raises:
+          InputError: the disk is full.
+      RunError: it could not be written for another reason.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> InputError | RunError:
+        text = str(error)
+        newest = (steps(self._folder) or ["none"])[-1]
+        full = isinstance(error, OSError) and error.errno in files.FULL
+        if full or any(sign in text for sign in ("No space left", "ENOSPC", "Disk quota", "File too large")):
+            return InputError(
+                f"The disk holding {self._folder} is full, so a checkpoint could not be written (newest complete "
+                f"step: {newest}); free space and run the same command again."
+            )
+        return RunError(
+            f"A checkpoint could not be written to {self._folder} ({type(error).__name__}: "
+            f"{text.splitlines()[0] if text else ''}); the newest complete step is {newest}."
+        )
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reads a checkpoint into the shapes, dtypes and shardings of `like`.
+
+        Args:
+          like: a tree of ShapeDtypeStructs (with shardings) or arrays.
+          step: default the newest.
+
+        Returns:
+          The state and the progress object.
+
+        Raises:
+          InputError: there is no checkpoint, or it does not fit `like`.
+        """
+        step = self.latest if step is None else step
+        if step is None:
+            raise InputError(f"{self._folder} holds no complete checkpoint.")
+        metadata = self._orbax.checkpointables_metadata(step).metadata["state"]
+        check_shapes(metadata, like, where=self._folder / str(step))
+        loaded = self._orbax.load_checkpointables(step, {"state": like, "progress": None})
+        return loaded["state"], loaded["progress"]
+
+    def close(self) -> None:
+        """Waits for the save under way and lets go of the folder."""
+        self.wait()
+        self._orbax.close()
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): leaf
+        for path, leaf in flat
+    }
+
+
+def check_shapes(saved: Any, expected: Any, *, where: Path) -> None:
+    """Raises InputError, naming the first leaf that differs, unless two trees have the same paths and shapes."""
+    a, b = ({key: tuple(leaf.shape) for key, leaf in _leaves(tree).items()} for tree in (saved, expected))
+    for key in sorted(set(a) | set(b)):
+        if a.get(key) != b.get(key):
+            raise InputError(
+                f"The checkpoint {where} does not fit the model: {key} is {a.get(key, 'absent')} there and "
+                f"{b.get(key, 'absent')} here."
+            )
+
+
+def steps(folder: str | Path) -> list[int]:
+    """The complete checkpoints in a folder, ascending."""
+    folder = Path(folder)
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+def drop_after(folder: str | Path, step: int) -> None:
+    """Removes checkpoints later than `step`: a resumed run will write them again."""
+    for later in [s for s in steps(folder) if s > step]:
+        shutil.rmtree(Path(folder) / str(later))
+
+
+def read_subtree(folder: str | Path, name: str, *, step: int | None = None) -> tuple[Any, int]:
+    """Reads one entry of a saved state ("params") as numpy arrays on the host, without knowing its shapes.
+
+    Returns:
+      The entry and the step it is from.
+
+    Raises:
+      InputError: there is no complete checkpoint in `folder`, or it is damaged.
+    """
+    folder = Path(folder).absolute()
+    known = steps(folder)
+    if not known:
+        raise InputError(f"{folder} holds no complete checkpoint.")
+    step = known[-1] if step is None else step
+    path = folder / str(step)
+    try:
+        metadata = ocp.checkpointables_metadata(path).metadata["state"]
+        like = {
+            key: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata[key])
+            if key == name
+            else jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata[key])
+            for key in metadata
+        }
+        return ocp.load_checkpointables(path, {"state": like})["state"][name], step
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"The checkpoint {path} cannot be read: {str(error).splitlines()[0]}.") from error

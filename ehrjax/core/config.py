@@ -1,0 +1,138 @@
+"""Configs: runnable Python files with `get_config(arg)`, overridden on the command line, locked, fingerprinted.
+
+`--config=configs/behrt.py:smoke --config.optimizer.learning_rate=3e-4` (ml-collections config flags).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ehrjax.core.errors import InputError
+
+T = TypeVar("T")
+
+
+def from_argv(argv: Sequence[str]) -> ConfigDict:
+    """Builds the locked config from `--config=FILE[:ARG]` and `--config.KEY=VALUE` arguments.
+
+    Raises:
+      InputError: no config, a file that does not exist, an unknown key or a value of the wrong type.
+    """
+    given = [argument for argument in argv if argument.split("=")[0] in ("--config", "-config")]
+    if not given or "=" not in given[-1]:
+        raise InputError("No config was named; add --config=configs/NAME.py.")
+    path = given[-1].split("=", 1)[1].split(":", 1)[0]
+    if not Path(path).is_file():
+        raise InputError(f"The config file {path} does not exist.")
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    try:
+        rest = values(["ehrjax", *argv])
+    except (AttributeError, KeyError) as error:
+        raise InputError(f"The config {path} has no such key: {_first_line(error)}.") from error
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(f"Unknown argument --{error.flagname}{_suggest(error.flagname, path, argv)}.") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(f"A config value cannot be used: {_first_line(error)}.") from error
+    if len(rest) > 1:
+        raise InputError(f"Unknown argument {rest[1]}; config values are given as --config.KEY=VALUE.")
+    return holder.value
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().strip("'\"")
+    return (text.splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _suggest(flag: str, path: str, argv: Sequence[str]) -> str:
+    """What the unknown config key may have meant."""
+    if not flag.startswith("config."):
+        return ""
+    base = [argument for argument in argv if argument.split("=")[0] == "--config"]
+    keys = list(flatten(from_argv(base)))
+    close = difflib.get_close_matches(flag.removeprefix("config."), keys, n=1)
+    return f": {path} has no key {flag.removeprefix('config.')!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The config as plain nested dicts of JSON values (tuples become lists)."""
+    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    return json.loads(json.dumps(plain))
+
+
+def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in to_dict(config).items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{name}.") or {name: {}})
+        else:
+            flat[name] = value
+    return flat
+
+
+def fingerprint(value: object) -> str:
+    """The first 16 hex digits of the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def into(cls: type[T], config: ConfigDict | Mapping[str, Any], *, where: str, **more: Any) -> T:
+    """Builds the dataclass `cls` from a config section; an unknown or missing key is one sentence.
+
+    Args:
+      cls: a dataclass.
+      config: its section of the config.
+      where: the section's name, for messages ("optimizer").
+      more: fields that do not come from the config.
+    """
+    given = {**dict(config), **more}
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(given) - set(fields))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], list(fields), n=1)
+        hint = f"; did you mean {where}.{close[0]}?" if close else f"; it has {', '.join(sorted(fields))}."
+        raise InputError(f"config.{where} has no key {unknown[0]!r}{hint}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in given
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"config.{where} lacks the key {missing[0]!r}.")
+    return cls(**given)
+
+
+# What may change between two runs on one workdir: how long, how often something is reported, and the machine.
+RESUMABLE = (
+    "num_steps",
+    "num_epochs",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "mesh.",
+    "data.num_workers",
+    "data.prefetch",
+    "profile.",
+    "wandb.",
+    "tensorboard",
+    "report.",
+)
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The dotted keys whose values differ and may not, when a run is resumed."""
+    a, b = flatten(old), flatten(new)
+    differing = [key for key in sorted(set(a) | set(b)) if a.get(key, KeyError) != b.get(key, KeyError)]
+    return [key for key in differing if not key.startswith(RESUMABLE)]

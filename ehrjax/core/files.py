@@ -1,0 +1,118 @@
+"""Writing so that nothing half-written is ever seen: a temporary name beside the target, then a rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from ehrjax.core.errors import InputError
+
+
+# What the system says when a file can grow no further.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _full(error: OSError, path: Path) -> InputError | None:
+    if error.errno in FULL:
+        return InputError(f"The disk holding {path} is full; free space there and run the same command again.")
+    return None
+
+
+@contextlib.contextmanager
+def written_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
+
+    Raises:
+      InputError: the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise (_full(error, path) or error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_folder(path: str | Path, *, what: str) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`; on success it becomes `path`, on failure it is removed.
+
+    Args:
+      path: the folder to write; it may exist only if it is empty.
+      what: what is written, for the messages ("MEDS dataset").
+
+    Raises:
+      InputError: `path` exists and is not an empty folder, or the disk is full.
+    """
+    path = Path(path)
+    refuse_existing(path, what=what)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        temporary.mkdir()
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise InputError(f"Cannot write the {what} to {path}: {error.strerror}; name another folder.") from error
+    try:
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise (_full(error, path) or error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: str | Path, *, what: str) -> None:
+    """Raises InputError where `path` exists and is not an empty folder: outputs never overwrite."""
+    path = Path(path)
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        raise InputError(f"{path} already exists; remove it or name another folder for the {what}.")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Writes `value` as indented JSON with sorted keys, atomically."""
+    with written_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path, *, what: str) -> dict:
+    """Reads a JSON object; InputError names the file where it is missing or broken."""
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing; {path.parent} is not a {what}.") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); the {what} is damaged.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} does not hold a JSON object; the {what} is damaged.")
+    return value
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hex, read in pieces of one MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def stable_hash(*parts: object) -> int:
+    """A 64-bit hash of the parts' text that is the same in every process and on every machine."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")

@@ -1,0 +1,178 @@
+"""The input pipeline: batch k of a run is a pure function of (token dataset, settings, seed, k).
+
+Grain reads ahead in threads or worker processes; neither changes what a batch holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain.python as grain
+import numpy as np
+
+from ehrjax.core.batch import Batch
+from ehrjax.core.errors import InputError
+from ehrjax.data import packing, token_dataset, windows
+from ehrjax.data import rows as filling
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The `data` section of a config.
+
+    Attributes:
+      path: the token dataset.
+      context_length: tokens a row, and a window at most.
+      max_segments: windows a row at most.
+      num_workers: loader processes; 0 reads ahead in threads of this process.
+      prefetch: batches read ahead.
+      eval_batches: tuning batches per evaluation; 0 takes them all.
+    """
+
+    path: str
+    context_length: int = 512
+    max_segments: int = 16
+    num_workers: int = 0
+    prefetch: int = 8
+    eval_batches: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("context_length", 8),
+            ("max_segments", 1),
+            ("num_workers", 0),
+            ("prefetch", 1),
+            ("eval_batches", 0),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"config.data.{name} is {getattr(self, name)}; it must be at least {least}.")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The windows of one epoch and the rows that they share."""
+
+    windows: windows.Windows
+    plan: packing.Plan
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches an epoch; the last may hold padding rows."""
+        return -(-len(self.plan) // batch_size)
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens, repeated static ones counted each time."""
+        return int(self.windows.length.sum())
+
+
+def plan_epoch(split: token_dataset.Split, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:
+    """Plans an epoch; `seed` None gives the fixed order and phase of evaluation."""
+    tiled = windows.tile(
+        split.lengths, split.num_static, context=settings.context_length, seed=seed, epoch=epoch
+    )
+    return Epoch(tiled, packing.plan(tiled.length, settings.context_length, settings.max_segments, seed, epoch))
+
+
+def make_batch(
+    split: token_dataset.Split, epoch: Epoch, settings: Settings, *, rows: range, batch_size: int, index: int
+) -> Batch:
+    """Rows `rows` of batch `index` of an epoch; rows past the end of the plan are padding."""
+    batch = filling.empty(len(rows), settings.context_length, settings.max_segments)
+    tiled = epoch.windows
+    for at, row in enumerate(rows):
+        planned = index * batch_size + row
+        if planned < len(epoch.plan):
+            content = [
+                (split.subject(int(tiled.subject[w])), int(tiled.start[w]), int(tiled.stop[w]))
+                for w in epoch.plan.row(planned)
+            ]
+            filling.fill(batch, at, content)
+    return batch
+
+
+class Batches:
+    """Random access to the batches that follow a position (epoch, batch in epoch), epoch after epoch.
+
+    Picklable, so that loader processes can hold one; each plans the epochs it needs for itself, to the same
+    result. A Grain random-access source.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        split: str,
+        settings: Settings,
+        *,
+        batch_size: int,
+        seed: int | None,
+        rows: range,
+        epoch: int = 0,
+        batch_in_epoch: int = 0,
+        count: int,
+    ) -> None:
+        self._arguments = (folder, split, settings, batch_size, seed, rows, epoch, batch_in_epoch, count)
+        self._split: token_dataset.Split | None = None
+        self._epochs: dict[int, Epoch] = {}
+        # Where each planned epoch starts, counted from the position that this source starts at.
+        self._starts: list[int] = []
+
+    def __getstate__(self) -> dict:
+        return {"arguments": self._arguments}
+
+    def __setstate__(self, state: dict) -> None:
+        self._arguments = state["arguments"]
+        self._split, self._epochs, self._starts = None, {}, []
+
+    def __len__(self) -> int:
+        return self._arguments[-1]
+
+    def _plan(self, epoch: int) -> Epoch:
+        folder, name, settings, _, seed, *_ = self._arguments
+        if self._split is None:
+            self._split = token_dataset.open_tokens(folder).split(name)
+        if epoch not in self._epochs:
+            self._epochs[epoch] = plan_epoch(self._split, settings, seed=seed, epoch=epoch)
+            # Read-ahead threads straddle two epochs at most.
+            for old in [e for e in self._epochs if e < epoch - 1]:
+                del self._epochs[old]
+        return self._epochs[epoch]
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(epoch, batch in epoch) of the index-th batch from here."""
+        _, _, _, batch_size, _, _, first, skip, _ = self._arguments
+        if not self._starts:
+            self._starts.append(-skip)
+        while True:
+            for i, start in enumerate(self._starts[:-1]):
+                if start <= index < self._starts[i + 1]:
+                    return first + i, index - start
+            last = len(self._starts) - 1
+            self._starts.append(self._starts[-1] + self._plan(first + last).num_batches(batch_size))
+
+    def __getitem__(self, index: int) -> tuple[int, int, Batch]:
+        _, _, settings, batch_size, _, rows, *_ = self._arguments
+        epoch, batch = self.locate(index)
+        planned = self._plan(epoch)
+        made = make_batch(self._split, planned, settings, rows=rows, batch_size=batch_size, index=batch)
+        return epoch, batch, made
+
+
+def iterate(batches: Batches, settings: Settings) -> Iterator[tuple[int, int, Batch]]:
+    """Yields (epoch, batch in epoch, batch) in order, read ahead by Grain."""
+    if not len(batches):
+        return iter(())
+    threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=settings.prefetch)
+    dataset = grain.MapDataset.source(batches).to_iter_dataset(threads)
+    if settings.num_workers:
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=settings.num_workers, per_worker_buffer_size=settings.prefetch)
+        )
+    return iter(dataset)
+
+
+def count_steps(split: token_dataset.Split, settings: Settings, *, batch_size: int, seed: int, epochs: int) -> int:
+    """Batches in `epochs` epochs; each is planned, since the random window phase changes their number."""
+    return int(
+        np.sum([plan_epoch(split, settings, seed=seed, epoch=e).num_batches(batch_size) for e in range(epochs)])
+    )

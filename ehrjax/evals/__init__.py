@@ -1,0 +1,1 @@
+"""L3: evaluators, baselines and the report."""

@@ -1,0 +1,270 @@
+"""The event contract: reading and writing MEDS datasets (Medical Event Data Standard, v0.4; v0.3.3 is read).
+
+Layout and schema: https://github.com/Medical-Event-Data-Standard/meds. A dataset is a folder with
+`data/<split>/*.parquet`, `metadata/codes.parquet`, `metadata/subject_splits.parquet` and
+`metadata/dataset.json`. A subject lives in one file, contiguous, static rows (null time) first, then by time.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from ehrjax.core import files
+from ehrjax.core.errors import InputError
+
+MEDS_VERSION = "0.4.1"
+BIRTH = "MEDS_BIRTH"
+DEATH = "MEDS_DEATH"
+TRAIN, TUNING, HELD_OUT = SPLITS = ("train", "tuning", "held_out")
+# The column by which ehrjax readers say which hospital stay an event belongs to (an allowed MEDS extension).
+VISIT_COLUMN = "visit_id"
+# Codes are `FAMILY//rest`; the family is what reports group by.
+SEPARATOR = "//"
+
+EVENT_SCHEMA = {
+    "subject_id": pl.Int64,
+    "time": pl.Datetime("us"),
+    "code": pl.String,
+    "numeric_value": pl.Float32,
+    "text_value": pl.String,
+    VISIT_COLUMN: pl.Int64,
+}
+OPTIONAL_COLUMNS = ("numeric_value", "text_value", VISIT_COLUMN)
+
+
+def family(code: str) -> str:
+    """The family of a code: what stands before the first `//`.
+
+    >>> family("LAB//50912//mg/dL")
+    'LAB'
+    """
+    return code.split(SEPARATOR, 1)[0]
+
+
+def split_of(subject_ids: np.ndarray, *, seed: int = 0, fractions: tuple[float, float] = (0.8, 0.1)) -> np.ndarray:
+    """Assigns each subject to a split by a hash of its id, so that it never moves when others come or go.
+
+    Args:
+      subject_ids: [N] int64.
+      seed: another seed gives another assignment.
+      fractions: the shares of train and tuning; the rest is held_out.
+
+    Returns:
+      [N] array of 'train', 'tuning' or 'held_out'.
+    """
+    # splitmix64's finaliser (Steele et al. 2014): a bijection of 64-bit integers with good avalanche.
+    x = np.asarray(subject_ids, np.int64).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15) * np.uint64(seed + 1)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    u = (x >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+    train, tuning = fractions
+    return np.where(u < train, TRAIN, np.where(u < train + tuning, TUNING, HELD_OUT))
+
+
+def order_events(events: pl.DataFrame) -> pl.DataFrame:
+    """Sorts by subject, static rows first, then time; ties keep their given order (a stable sort)."""
+    return events.sort("subject_id", "time", nulls_last=False, maintain_order=True)
+
+
+@dataclass
+class MedsWriter:
+    """Writes a MEDS dataset shard by shard into `folder` (normally one from `files.written_folder`).
+
+    `write_shard` takes whole subjects; `finish` writes the metadata from what was seen. Codes without a
+    description get an empty row in codes.parquet, since every code must appear there.
+    """
+
+    folder: Path
+    dataset_name: str
+    dataset_version: str
+    etl_name: str = "ehrjax"
+    split_seed: int = 0
+    _shards: int = 0
+    _subjects: list[np.ndarray] = field(default_factory=list)
+    _codes: set[str] = field(default_factory=set)
+    rows: int = 0
+
+    def write_shard(self, events: pl.DataFrame) -> None:
+        """Writes the events of a set of whole subjects; they must not occur in another shard.
+
+        Args:
+          events: columns of EVENT_SCHEMA (optional ones may lack), any order of rows; ties in time keep
+            their order.
+        """
+        for name, dtype in EVENT_SCHEMA.items():
+            if name not in events.columns and name in OPTIONAL_COLUMNS:
+                events = events.with_columns(pl.lit(None, dtype).alias(name))
+        events = order_events(events.select(pl.col(name).cast(dtype) for name, dtype in EVENT_SCHEMA.items()))
+        subjects = events["subject_id"].unique(maintain_order=True).to_numpy()
+        split = split_of(subjects, seed=self.split_seed)
+        self._subjects.append(subjects)
+        self._codes.update(events["code"].unique())
+        self.rows += len(events)
+        for name in SPLITS:
+            part = events.filter(pl.col("subject_id").is_in(pl.Series(subjects[split == name]).implode()))
+            if len(part):
+                path = self.folder / "data" / name / f"{self._shards:05d}.parquet"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # MEDS asks for large_string in text_value and string in code.
+                table = part.to_arrow()
+                table = table.set_column(
+                    table.schema.get_field_index("code"), "code", table["code"].cast("string")
+                )
+                table = table.set_column(
+                    table.schema.get_field_index("text_value"),
+                    "text_value",
+                    table["text_value"].cast("large_string"),
+                )
+                pq.write_table(table, path, compression="zstd")
+        self._shards += 1
+
+    def finish(
+        self,
+        descriptions: Mapping[str, str],
+        *,
+        parents: Mapping[str, list[str]] | None = None,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        """Writes codes.parquet, subject_splits.parquet and dataset.json.
+
+        Args:
+          descriptions: code -> description; codes never written are left out.
+          parents: code -> parent codes.
+          extra: more entries for dataset.json (what was set aside, pseudo-dates, ...).
+        """
+        metadata = self.folder / "metadata"
+        metadata.mkdir(parents=True, exist_ok=True)
+        codes = sorted(self._codes)
+        frame = pl.DataFrame(
+            {
+                "code": codes,
+                "description": [descriptions.get(code) for code in codes],
+                "parent_codes": [(parents or {}).get(code) for code in codes],
+            },
+            schema={"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String)},
+        )
+        _write_strings(frame, metadata / "codes.parquet")
+        subjects = np.sort(np.concatenate(self._subjects)) if self._subjects else np.zeros(0, np.int64)
+        splits = pl.DataFrame(
+            {"subject_id": subjects, "split": split_of(subjects, seed=self.split_seed)},
+            schema={"subject_id": pl.Int64, "split": pl.String},
+        )
+        _write_strings(splits, metadata / "subject_splits.parquet")
+        files.write_json(
+            metadata / "dataset.json",
+            {
+                "dataset_name": self.dataset_name,
+                "dataset_version": self.dataset_version,
+                "etl_name": self.etl_name,
+                "etl_version": "0.1.0",
+                "meds_version": MEDS_VERSION,
+                "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "other_extension_columns": [VISIT_COLUMN],
+                **(extra or {}),
+            },
+        )
+
+
+def _write_strings(frame: pl.DataFrame, path: Path) -> None:
+    """Writes with plain `string` columns, as MEDS metadata asks (polars exports large_string)."""
+    import pyarrow as pa
+
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    plain = {pa.large_string(): pa.string(), pa.large_list(pa.large_string()): pa.list_(pa.string())}
+    fields = [f.with_type(plain.get(f.type, f.type)) for f in table.schema]
+    pq.write_table(table.cast(pa.schema(fields)), path, compression="zstd")
+
+
+@dataclass(frozen=True)
+class MedsDataset:
+    """A MEDS folder that was checked on opening.
+
+    Attributes:
+      folder: its root.
+      shards: the event files in name order (a folder named after a split is only a convention).
+      splits: subject_id, split.
+      codes: code, description, parent_codes (columns may be null).
+      metadata: dataset.json.
+    """
+
+    folder: Path
+    shards: list[Path]
+    splits: pl.DataFrame
+    codes: pl.DataFrame
+    metadata: dict
+
+    def read_shard(self, path: Path) -> pl.DataFrame:
+        """The events of one file with exactly the columns of EVENT_SCHEMA, in MEDS order.
+
+        Raises:
+          InputError: the file is damaged, a column is missing or has an impossible type.
+        """
+        try:
+            frame = pl.read_parquet(path, glob=False)
+        except Exception as error:  # polars raises several unrelated classes for a damaged file
+            raise InputError(f"{path} cannot be read as parquet; it is truncated or foreign: write it again.") from error
+        return conform(frame, path)
+
+
+def conform(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Casts a frame read from `path` to EVENT_SCHEMA; absent optional columns become null."""
+    columns = []
+    for name, dtype in EVENT_SCHEMA.items():
+        if name not in frame.columns:
+            if name not in OPTIONAL_COLUMNS:
+                raise InputError(f"{path} has no column {name!r}, which MEDS requires; write the dataset again.")
+            columns.append(pl.lit(None, dtype).alias(name))
+        else:
+            columns.append(pl.col(name).cast(dtype, strict=True))
+    try:
+        frame = frame.select(columns)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path} does not follow the MEDS schema: {str(error).splitlines()[0]}.") from error
+    for name in ("subject_id", "code"):
+        if frame[name].null_count():
+            raise InputError(f"{path} has {frame[name].null_count()} null values in column {name!r}; MEDS allows none.")
+    return frame
+
+
+def open_dataset(folder: str | Path) -> MedsDataset:
+    """Opens and checks a MEDS folder.
+
+    Raises:
+      InputError: a folder or file is missing or damaged, or a subject has no split.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"The MEDS folder {folder} does not exist.")
+    metadata = files.read_json(folder / "metadata" / "dataset.json", what="MEDS dataset")
+    splits = _read_metadata(folder / "metadata" / "subject_splits.parquet", ("subject_id", "split"))
+    codes = _read_metadata(folder / "metadata" / "codes.parquet", ("code",))
+    for name, dtype in (("description", pl.String), ("parent_codes", pl.List(pl.String))):
+        if name not in codes.columns:
+            codes = codes.with_columns(pl.lit(None, dtype).alias(name))
+    shards = sorted((folder / "data").glob("**/*.parquet"))
+    if not shards:
+        raise InputError(f"{folder / 'data'} holds no parquet files; it is not a MEDS dataset or it is empty.")
+    return MedsDataset(folder, shards, splits, codes.unique("code", keep="first", maintain_order=True), metadata)
+
+
+def _read_metadata(path: Path, required: Iterable[str]) -> pl.DataFrame:
+    if not path.is_file():
+        raise InputError(f"{path} is missing; a MEDS dataset needs it.")
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as parquet; it is truncated or foreign: write it again.") from error
+    for name in required:
+        if name not in frame.columns:
+            raise InputError(f"{path} has no column {name!r}, which MEDS requires.")
+    return frame

@@ -1,0 +1,430 @@
+"""MIMIC-IV's tables (2.x and 3.x): which columns are read, which codes they give, and when each became known.
+
+Source: the MIMIC-IV documentation, https://mimic.mit.edu/docs/iv/modules/ (hosp and icu), and the schema in
+https://github.com/MIT-LCP/mimic-code. A row's event carries the time at which a clinician at the bedside, or
+the record itself, could first know it. A time within a row is never taken to be earlier than the row's own.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from ehrjax.ingest.meds import BIRTH, DEATH
+from ehrjax.ingest.raw_csv import Kind
+from ehrjax.ingest.raw_tables import Event, Table, code, not_before, or_unknown, words
+
+HOSP, ICU = "hosp", "icu"
+
+# Columns that the reader joins to every row before `events_of`.
+KNOWN_SUBJECT = "known_subject"
+KNOWN_ADMISSION = "known_admission"
+DISCHARGE = "discharge_time"
+DEATH_TIME = "death_time"
+
+# Places among events at the same time: what opens a stay, what happens in it, what closes it, what is coded
+# after it. Death is last.
+_STATIC, _ADMISSION, _LEAVING_ICU, _DISCHARGE, _BILLING, _DEATH = 0, 1, 60, 61, 70, 99
+
+# PhysioNet replaced free text that might identify someone by this.
+_DEIDENTIFIED = "___"
+
+
+def _columns(
+    *, ids: str, times: str = "", dates: str = "", numbers: str = "", texts: str = ""
+) -> dict[str, Kind]:
+    named = {Kind.ID: ids, Kind.TIME: times, Kind.DATE: dates, Kind.NUMBER: numbers, Kind.TEXT: texts}
+    return {name: kind for kind, names in named.items() for name in names.split()}
+
+
+_SUBJECT = ("no subject_id", pl.col("subject_id").is_null())
+_UNKNOWN_SUBJECT = ("subject not in patients", ~pl.col(KNOWN_SUBJECT))
+
+
+def _no(what: str, column: str) -> tuple[str, pl.Expr]:
+    return f"no {what}", pl.col(column).is_null()
+
+
+def _aside(*more: tuple[str, pl.Expr]) -> tuple[tuple[str, pl.Expr], ...]:
+    return (_SUBJECT, _UNKNOWN_SUBJECT, *more)
+
+
+_BILLED = (
+    _no("hadm_id", "hadm_id"),
+    ("hadm_id not among the subject's admissions", ~pl.col(KNOWN_ADMISSION)),
+    _no("discharge time", DISCHARGE),
+)
+_BILLED_WHY = "coded from the finished record: known at the discharge of its hadm_id"
+
+
+def _measured(value: str, number: str | None = None) -> tuple[pl.Expr, pl.Expr]:
+    """(numeric, text) of a measurement. A bound such as `<0.01` is not a number: it stays text."""
+    bound = pl.col(value).str.contains(r"^[<>≤≥]").fill_null(False)
+    parsed = pl.col(value).cast(pl.Float64, strict=False)
+    parsed = pl.when(parsed.is_finite()).then(parsed)
+    if number:
+        parsed = pl.coalesce(pl.col(number), parsed)
+    numeric = pl.when(~bound).then(parsed)
+    text = pl.when(numeric.is_null() & (pl.col(value) != _DEIDENTIFIED)).then(pl.col(value))
+    return numeric, text
+
+
+PATIENTS = Table(
+    "patients",
+    HOSP,
+    _columns(ids="subject_id anchor_age anchor_year", dates="dod", texts="gender"),
+    (
+        Event(code("GENDER", words("gender")), None),
+        # Only the age in one year is published, so the birthday is taken to be 1 January.
+        Event(pl.lit(BIRTH), pl.datetime(pl.col("anchor_year") - pl.col("anchor_age"), 1, 1)),
+        Event(pl.lit(DEATH), pl.col(DEATH_TIME), rank=_DEATH),
+    ),
+    _STATIC,
+    "gender is static; birth is 1 January of anchor_year - anchor_age; death is the earlier of "
+    "admissions.deathtime and the end of the day dod",
+    (_SUBJECT,),
+    required=True,
+)
+
+ADMISSIONS = Table(
+    "admissions",
+    HOSP,
+    _columns(
+        ids="subject_id hadm_id",
+        times="admittime dischtime deathtime edregtime edouttime",
+        texts="admission_type admission_location discharge_location insurance language marital_status race",
+    ),
+    (
+        # An emergency visit stands in this table only because it led to an admission, so before the
+        # admission its registration here would tell the future. The visit itself is in transfers, at its
+        # true time.
+        Event(pl.lit("ED_REGISTRATION"), not_before("edregtime", "admittime")),
+        Event(
+            code("HOSPITAL_ADMISSION", or_unknown("admission_type"), or_unknown("admission_location")),
+            pl.col("admittime"),
+        ),
+        Event(code("INSURANCE", words("insurance")), pl.col("admittime")),
+        Event(code("LANGUAGE", words("language")), pl.col("admittime")),
+        Event(code("MARITAL_STATUS", words("marital_status")), pl.col("admittime")),
+        Event(code("RACE", words("race")), pl.col("admittime")),
+        Event(pl.lit("ED_OUT"), not_before("edouttime", "admittime")),
+        Event(
+            code("HOSPITAL_DISCHARGE", or_unknown("discharge_location")), pl.col(DISCHARGE), rank=_DISCHARGE
+        ),
+    ),
+    _ADMISSION,
+    "the admission and who is admitted at admittime; discharge and where to at dischtime; the emergency visit "
+    "that led to it no earlier than admittime; hospital_expire_flag is not read",
+    _aside(_no("hadm_id", "hadm_id"), _no("admission time", "admittime")),
+    required=True,
+)
+
+TRANSFERS = Table(
+    "transfers",
+    HOSP,
+    _columns(ids="subject_id hadm_id", times="intime", texts="eventtype careunit"),
+    (Event(code("TRANSFER", or_unknown("eventtype"), or_unknown("careunit")), pl.col("intime")),),
+    2,
+    "at intime; outtime is told by the next transfer",
+    _aside(_no("time", "intime")),
+)
+
+ICUSTAYS = Table(
+    "icustays",
+    ICU,
+    _columns(ids="subject_id hadm_id", times="intime outtime", texts="first_careunit last_careunit"),
+    (
+        Event(code("ICU_ADMISSION", or_unknown("first_careunit")), pl.col("intime")),
+        Event(
+            code("ICU_DISCHARGE", or_unknown("last_careunit")),
+            not_before("outtime", "intime"),
+            rank=_LEAVING_ICU,
+        ),
+    ),
+    3,
+    "the first unit at intime, the last one only at outtime; los is not read",
+    _aside(_no("time", "intime")),
+)
+
+SERVICES = Table(
+    "services",
+    HOSP,
+    _columns(ids="subject_id hadm_id", times="transfertime", texts="curr_service"),
+    (Event(code("SERVICE", words("curr_service")), pl.col("transfertime")),),
+    4,
+    "at transfertime",
+    _aside(_no("time", "transfertime"), _no("service", "curr_service")),
+)
+
+_PRESSURE = r"^(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)$"
+_IS_PRESSURE = pl.col("result_value").str.contains(_PRESSURE)
+
+
+def _pressure(name: str, group: int) -> Event:
+    value = pl.col("result_value").str.extract(_PRESSURE, group).cast(pl.Float64)
+    return Event(
+        pl.when(_IS_PRESSURE).then(code("OMR", words("result_name"), pl.lit(name))),
+        pl.col("chartdate"),
+        value,
+    )
+
+
+_OMR_NUMERIC, _OMR_TEXT = _measured("result_value")
+OMR = Table(
+    "omr",
+    HOSP,
+    _columns(ids="subject_id", dates="chartdate", texts="result_name result_value"),
+    (
+        Event(
+            pl.when(~_IS_PRESSURE).then(code("OMR", words("result_name"))),
+            pl.col("chartdate"),
+            _OMR_NUMERIC,
+            _OMR_TEXT,
+        ),
+        _pressure("systolic", 1),
+        _pressure("diastolic", 2),
+    ),
+    10,
+    "only the date is known: the end of that day",
+    _aside(_no("date", "chartdate"), _no("result name", "result_name"), _no("value", "result_value")),
+)
+
+_LAB_NUMERIC, _LAB_TEXT = _measured("value", "valuenum")
+LABEVENTS = Table(
+    "labevents",
+    HOSP,
+    _columns(ids="subject_id hadm_id", times="charttime", numbers="valuenum", texts="itemid value valueuom"),
+    (
+        Event(
+            code("LAB", words("itemid"), or_unknown("valueuom")), pl.col("charttime"), _LAB_NUMERIC, _LAB_TEXT
+        ),
+    ),
+    20,
+    "at charttime, when the specimen was taken; flag, priority and comments are not read",
+    _aside(_no("time", "charttime"), _no("itemid", "itemid")),
+)
+
+_TEST = pl.concat_str(["micro_specimen_id", "test_seq", "test_itemid"], separator="|", ignore_nulls=True)
+_ISOLATE = pl.concat_str([_TEST, pl.col("org_name"), pl.col("isolate_num")], separator="|", ignore_nulls=True)
+_SAMPLED = pl.coalesce("charttime", "chartdate")
+_STORED = pl.coalesce("storetime", "storedate")
+_REPORTED = pl.when(_STORED.is_not_null()).then(pl.max_horizontal(_STORED, _SAMPLED))
+MICROBIOLOGYEVENTS = Table(
+    "microbiologyevents",
+    HOSP,
+    _columns(
+        ids="subject_id hadm_id",
+        times="charttime storetime",
+        dates="chartdate storedate",
+        texts="micro_specimen_id spec_type_desc test_seq test_itemid test_name "
+        "org_name isolate_num ab_name interpretation",
+    ),
+    (
+        # One row an antibiotic: without `once` the number of specimen events would tell the result in
+        # advance.
+        Event(
+            code("MICROBIOLOGY", pl.lit("SPECIMEN"), or_unknown("spec_type_desc"), or_unknown("test_name")),
+            _SAMPLED,
+            once=pl.concat_str(pl.lit("specimen|"), _TEST),
+        ),
+        Event(
+            pl.when(pl.col("org_name").is_null()).then(
+                code("MICROBIOLOGY", pl.lit("RESULT"), or_unknown("test_name"))
+            ),
+            _REPORTED,
+            once=pl.concat_str(pl.lit("result|"), _TEST),
+        ),
+        Event(
+            code("MICROBIOLOGY", pl.lit("ORGANISM"), words("org_name")),
+            _REPORTED,
+            once=pl.concat_str(pl.lit("organism|"), _ISOLATE),
+        ),
+        Event(
+            code("MICROBIOLOGY", pl.lit("SUSCEPTIBILITY"), words("ab_name"), or_unknown("interpretation")),
+            _REPORTED,
+        ),
+    ),
+    21,
+    "specimen and test at charttime (end of chartdate where there is none), organism and susceptibility at "
+    "storetime (end of storedate); comments are not read",
+    _aside(("no time", _SAMPLED.is_null())),
+    repeats="repeats its specimen and test without a new result",
+)
+
+_CHART_NUMERIC, _CHART_TEXT = _measured("value", "valuenum")
+CHARTEVENTS = Table(
+    "chartevents",
+    ICU,
+    _columns(ids="subject_id hadm_id", times="charttime", numbers="valuenum", texts="itemid value valueuom"),
+    (
+        Event(
+            code("CHART", words("itemid"), or_unknown("valueuom")),
+            pl.col("charttime"),
+            _CHART_NUMERIC,
+            _CHART_TEXT,
+        ),
+    ),
+    22,
+    "at charttime",
+    _aside(_no("time", "charttime"), _no("itemid", "itemid")),
+)
+
+INPUTEVENTS = Table(
+    "inputevents",
+    ICU,
+    _columns(
+        ids="subject_id hadm_id",
+        times="starttime endtime",
+        numbers="amount rate",
+        texts="itemid amountuom rateuom",
+    ),
+    (
+        Event(
+            code("INFUSION_START", words("itemid"), or_unknown("rateuom")),
+            pl.col("starttime"),
+            pl.col("rate"),
+        ),
+        Event(
+            code("INFUSION_END", words("itemid"), or_unknown("amountuom")),
+            not_before("endtime", "starttime"),
+            pl.col("amount"),
+        ),
+    ),
+    30,
+    "the rate at starttime, the amount given only at endtime",
+    _aside(_no("time", "starttime"), _no("itemid", "itemid")),
+)
+
+OUTPUTEVENTS = Table(
+    "outputevents",
+    ICU,
+    _columns(ids="subject_id hadm_id", times="charttime", numbers="value", texts="itemid valueuom"),
+    (Event(code("OUTPUT", words("itemid"), or_unknown("valueuom")), pl.col("charttime"), pl.col("value")),),
+    31,
+    "at charttime",
+    _aside(_no("time", "charttime"), _no("itemid", "itemid")),
+)
+
+PROCEDUREEVENTS = Table(
+    "procedureevents",
+    ICU,
+    _columns(ids="subject_id hadm_id", times="starttime", texts="itemid"),
+    (Event(code("ICU_PROCEDURE", words("itemid")), pl.col("starttime")),),
+    32,
+    "at starttime; its value is a duration, which is not known then and is not read",
+    _aside(_no("time", "starttime"), _no("itemid", "itemid")),
+)
+
+PRESCRIPTIONS = Table(
+    "prescriptions",
+    HOSP,
+    _columns(ids="subject_id hadm_id", times="starttime", texts="drug"),
+    (Event(code("MEDICATION", words("drug")), pl.col("starttime")),),
+    40,
+    "at starttime",
+    _aside(_no("time", "starttime"), _no("drug", "drug")),
+)
+
+EMAR = Table(
+    "emar",
+    HOSP,
+    _columns(ids="subject_id hadm_id", times="charttime", texts="medication event_txt"),
+    (Event(code("ADMINISTRATION", words("medication"), or_unknown("event_txt")), pl.col("charttime")),),
+    41,
+    "at charttime",
+    _aside(_no("time", "charttime"), _no("medication", "medication")),
+)
+
+HCPCSEVENTS = Table(
+    "hcpcsevents",
+    HOSP,
+    _columns(ids="subject_id hadm_id", dates="chartdate", texts="hcpcs_cd short_description"),
+    (Event(code("HCPCS", words("hcpcs_cd")), pl.col("chartdate")),),
+    50,
+    "only the date is known: the end of that day",
+    _aside(_no("date", "chartdate"), _no("code", "hcpcs_cd")),
+)
+
+DIAGNOSES_ICD = Table(
+    "diagnoses_icd",
+    HOSP,
+    _columns(ids="subject_id hadm_id", texts="icd_code icd_version"),
+    (
+        Event(
+            code(
+                "DIAGNOSIS",
+                pl.concat_str(pl.lit("ICD"), "icd_version", pl.lit("CM")),
+                words("icd_code"),
+            ),
+            pl.col(DISCHARGE),
+        ),
+    ),
+    _BILLING,
+    _BILLED_WHY,
+    _aside(*_BILLED, _no("code", "icd_code"), _no("code version", "icd_version")),
+)
+
+PROCEDURES_ICD = Table(
+    "procedures_icd",
+    HOSP,
+    _columns(ids="subject_id hadm_id", texts="icd_code icd_version"),
+    (
+        Event(
+            code(
+                "PROCEDURE",
+                pl.concat_str(pl.lit("ICD"), "icd_version", pl.lit("PCS")),
+                words("icd_code"),
+            ),
+            pl.col(DISCHARGE),
+        ),
+    ),
+    _BILLING,
+    _BILLED_WHY + ", although chartdate may be earlier",
+    _aside(*_BILLED, _no("code", "icd_code"), _no("code version", "icd_version")),
+)
+
+DRGCODES = Table(
+    "drgcodes",
+    HOSP,
+    _columns(ids="subject_id hadm_id", texts="drg_type drg_code description"),
+    (Event(code("DRG", or_unknown("drg_type"), words("drg_code")), pl.col(DISCHARGE)),),
+    _BILLING,
+    _BILLED_WHY,
+    _aside(*_BILLED, _no("code", "drg_code")),
+)
+
+# In the order of reading; patients and admissions come first because the others are joined to them.
+TABLES = (
+    PATIENTS,
+    ADMISSIONS,
+    TRANSFERS,
+    ICUSTAYS,
+    SERVICES,
+    OMR,
+    LABEVENTS,
+    MICROBIOLOGYEVENTS,
+    CHARTEVENTS,
+    INPUTEVENTS,
+    OUTPUTEVENTS,
+    PROCEDUREEVENTS,
+    PRESCRIPTIONS,
+    EMAR,
+    HCPCSEVENTS,
+    DIAGNOSES_ICD,
+    PROCEDURES_ICD,
+    DRGCODES,
+)
+
+# Tables whose own columns describe the codes they give.
+DESCRIBING = {"drgcodes": "description", "hcpcsevents": "short_description"}
+
+# Part of MIMIC-IV, deliberately not read, and why.
+NOT_READ = {
+    "hosp/emar_detail": "doses of what emar says was given",
+    "hosp/pharmacy": "the dispensing of what prescriptions orders",
+    "hosp/poe": "orders whose results the other tables hold",
+    "hosp/poe_detail": "details of poe",
+    "hosp/provider": "who ordered",
+    "icu/caregiver": "who charted",
+    "icu/datetimeevents": "dates charted as values",
+    "icu/ingredientevents": "the ingredients of what inputevents gives",
+}

@@ -1,0 +1,1 @@
+"""L1, host world: numbers about predictions, with intervals over subjects. Nothing here imports jax."""

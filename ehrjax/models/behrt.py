@@ -1,0 +1,201 @@
+"""BEHRT: a BERT over codes, ages, visits and positions (Li et al., Scientific Reports 2020), with pre-LN blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ehrjax.core.errors import InputError
+from ehrjax.core.layers import Dense, LayerNorm, constrain_batch, dropout
+from ehrjax.core.precision import FP32, Policy
+from ehrjax.models import attention, transformer
+
+FIELDS = ("tokens", "positions", "segment_ids", "visit_ids", "ages")
+"""The fields of a batch that the model reads."""
+SEES_FUTURE = True
+"""Whether a position's hidden state depends on later tokens of its segment."""
+vocab_size_key = "vocab_size"
+"""The field of Config that the size of the vocabulary goes into."""
+
+PAD = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What defines a BEHRT. mlp_dim None means 4 x hidden_dim."""
+
+    vocab_size: int
+    num_layers: int = 4
+    num_heads: int = 8
+    hidden_dim: int = 256
+    embedding_dim: int = 128
+    mlp_dim: int | None = None
+    max_positions: int = 512
+    max_visits: int = 512
+    age_bin_years: int = 5
+    max_age: int = 100
+    positions: str = "learned"
+    visit_segments: bool = False
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    gelu: str = "erf"
+    remat: str = "none"
+    scan: bool = True
+    attention_implementation: str = "auto"
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "small": dict(embedding_dim=64, hidden_dim=128, num_layers=2, num_heads=4, max_positions=50),
+    "medium": dict(embedding_dim=128, hidden_dim=256, num_layers=4, num_heads=8, max_positions=100),
+    "large": dict(embedding_dim=256, hidden_dim=512, num_layers=6, num_heads=8, max_positions=200),
+}
+"""The named sizes; each value can be overridden (real patients have far more than 200 events)."""
+
+_CHOICES = {
+    "positions": ("learned", "sinusoidal"),
+    "gelu": ("erf", "tanh"),
+    "remat": tuple(transformer.REMAT),
+    "attention_implementation": attention.IMPLEMENTATIONS,
+}
+
+
+def config_from(values: Mapping[str, Any]) -> Config:
+    """The Config of a mapping of its fields. Raises InputError, in one sentence, for what cannot be."""
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Config)})
+    if unknown:
+        raise InputError(f"model.{unknown[0]} is not a setting of behrt; remove it from the config.")
+    if "vocab_size" not in values:
+        raise InputError("model.vocab_size is missing; give the number of rows of the vocabulary.")
+    config = Config(**values)
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise InputError(f"model.{name} is {getattr(config, name)!r}; it must be one of {', '.join(choices)}.")
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if field.type in ("int", "int | None") and value is not None and value < 1:
+            raise InputError(f"model.{field.name} is {value}; it must be at least 1.")
+        if field.name.endswith("dropout") and not 0 <= value < 1:
+            raise InputError(f"model.{field.name} is {value}; it must be at least 0 and below 1.")
+    if config.hidden_dim % config.num_heads:
+        raise InputError(
+            f"model.hidden_dim {config.hidden_dim} is not divisible by model.num_heads {config.num_heads}."
+        )
+    return config
+
+
+def check(config: Config, context_length: int) -> None:
+    """Raises InputError if a segment of `context_length` tokens would have positions beyond the table."""
+    if context_length > config.max_positions:
+        raise InputError(
+            f"the context of {context_length} tokens is longer than model.max_positions {config.max_positions}; "
+            "raise the one or lower the other."
+        )
+
+
+class Model(nn.Module):
+    """Hidden states of a packed batch."""
+
+    config: Config
+    policy: Policy = FP32
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, Array], *, deterministic: bool = True) -> dict[str, Array]:
+        """batch: FIELDS, each [B, L]. Needs the rng 'dropout' unless deterministic.
+
+        Returns `hidden` [B, L, hidden_dim] in the residual dtype and `table`, the code embeddings [V, embedding_dim]
+        in float32 with a zero [PAD] row, for tied heads. Hidden states at padding are finite and mean nothing.
+        """
+        config = self.config
+        key = None if deterministic else self.make_rng("dropout")
+        x, table = Embeddings(config, self.policy, name="embeddings")(batch, key)
+        stack = transformer.encoder(
+            num_layers=config.num_layers,
+            remat=config.remat,
+            scan=config.scan,
+            num_heads=config.num_heads,
+            mlp_dim=config.mlp_dim or 4 * config.hidden_dim,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            gelu=config.gelu,
+            attention_implementation=config.attention_implementation,
+            policy=self.policy,
+        )
+        x, _ = stack(x, jnp.arange(config.num_layers), batch["segment_ids"], key)
+        x = LayerNorm(config.layer_norm_epsilon, self.policy, name="final_norm")(x)
+        return {"hidden": constrain_batch(x), "table": table}
+
+
+class Embeddings(nn.Module):
+    """Code + age + visit + position, summed; then LayerNorm, dropout, and a Dense where the widths differ."""
+
+    config: Config
+    policy: Policy = FP32
+
+    @nn.compact
+    def __call__(
+        self, batch: Mapping[str, Int[Array, "batch length"]], key: Array | None
+    ) -> tuple[Float[Array, "batch length d"], Float[Array, "vocabulary e"]]:
+        config, width = self.config, self.config.embedding_dim
+        tokens = batch["tokens"]
+        code = Table(config.vocab_size, width, name="code")()
+        # Masked where it is used, so that the row of [PAD] is zero and gets no gradient whatever is stored in it.
+        code = code * (jnp.arange(config.vocab_size) != PAD)[:, None]
+        ages = age_bins(batch["ages"], config)
+        visits = jnp.clip(batch["visit_ids"], 0, config.max_visits - 1)
+        x = code[tokens]
+        x += Table(num_age_bins(config), width, name="age")()[ages]
+        x += Table(config.max_visits, width, name="visit")()[visits]
+        if config.positions == "learned":
+            position = Table(config.max_positions, width, name="position")()
+        else:
+            position = jnp.asarray(sinusoids(config.max_positions, width))
+        x += position[batch["positions"]]
+        if config.visit_segments:
+            x += Table(2, width, name="segment")()[batch["visit_ids"] % 2]
+        x = LayerNorm(config.layer_norm_epsilon, self.policy, name="norm")(x)
+        x = dropout(x, config.dropout, key)
+        if width != config.hidden_dim:
+            x = Dense(config.hidden_dim, self.policy, name="project")(x)
+        return constrain_batch(x), code
+
+
+class Table(nn.Module):
+    """An embedding table [rows, width], float32, normal(0, 0.02)."""
+
+    rows: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "rows width"]:
+        return self.param("embedding", nn.initializers.normal(0.02), (self.rows, self.width), jnp.float32)
+
+
+def num_age_bins(config: Config) -> int:
+    """Rows of the age table: one a bin up to max_age, and a last one for an unknown age."""
+    return config.max_age // config.age_bin_years + 2
+
+
+def age_bins(ages: Float[Array, "..."], config: Config) -> Int[Array, "..."]:
+    """The row of each age in years: clipped to 0..max_age; NaN (unknown) has the last row."""
+    top = config.max_age // config.age_bin_years
+    known = jnp.clip(jnp.floor(jnp.nan_to_num(ages) / config.age_bin_years), 0, top).astype(jnp.int32)
+    return jnp.where(jnp.isnan(ages), top + 1, known)
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """The fixed position table [length, width] of Vaswani et al. (2017): sines in even columns, cosines in odd."""
+    rates = np.exp(-math.log(10_000.0) * np.arange(0, width, 2) / width)
+    angles = np.arange(length)[:, None] * rates
+    table = np.zeros((length, width), np.float32)
+    table[:, 0::2] = np.sin(angles)
+    table[:, 1::2] = np.cos(angles)[:, : width // 2]
+    return table

@@ -1,0 +1,149 @@
+"""Prepare data: `python -m ehrjax.prepare {synthetic,download,events,tokens}`; each with `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from ehrjax.core import config as configs
+from ehrjax.core.errors import InputError, exits_cleanly
+
+
+def _progress() -> tuple[object, Callable[[str, int, int], None]]:
+    """A rich progress bar on stderr and the callback that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+    )
+    tasks: dict[str, int] = {}
+
+    def advance(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    return bar, advance
+
+
+def sources() -> list[str]:
+    """The names of the readers: modules of ehrjax.ingest that have a function `read`."""
+    from ehrjax import ingest
+
+    names = [module.name for module in pkgutil.iter_modules(ingest.__path__)]
+    return sorted(n.replace("_", "-") for n in names if hasattr(importlib.import_module(f"ehrjax.ingest.{n}"), "read"))
+
+
+def synthetic(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Writes the synthetic hospital as a MEDS dataset."""
+    from ehrjax.ingest import synthetic as hospital
+
+    bar, advance = _progress()
+    with bar:
+        summary = hospital.write(
+            args.output,
+            patients=args.patients,
+            seed=args.seed,
+            progress=lambda done, total: advance("simulating patients", done, total),
+        )
+    _print_summary(summary)
+
+
+def download(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Fetches an open dataset, checked by its published checksums."""
+    from ehrjax.ingest import download as downloads
+
+    bar, advance = _progress()
+    with bar:
+        summary = downloads.download(
+            args.source, args.output, progress=lambda done, total: advance("downloading files", done, total)
+        )
+    _print_summary(summary or {})
+
+
+def events(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Reads a source's raw tables into a MEDS dataset."""
+    known = sources()
+    if args.source not in known:
+        raise InputError(f"There is no source {args.source!r}; the sources are {', '.join(known)}.")
+    reader = importlib.import_module(f"ehrjax.ingest.{args.source.replace('-', '_')}")
+    bar, advance = _progress()
+    with bar:
+        summary = reader.read(args.input, args.output, progress=advance)
+    _print_summary(summary)
+
+
+def tokens(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Turns a MEDS dataset into a token dataset by a recipe."""
+    from ehrjax.data import prepare_tokens
+    from ehrjax.vocab import recipe
+
+    chosen = recipe.from_config(configs.from_argv(rest))
+    bar, advance = _progress()
+    with bar:
+        info = prepare_tokens.prepare(
+            args.input, args.output, chosen, fitted_from=args.fitted_from, progress=advance
+        )
+    splits = {f"{name}: {key}": n for name, counts in info["splits"].items() for key, n in counts.items()}
+    _print_summary({"vocabulary": info["vocabulary_size"], **splits})
+
+
+def _print_summary(summary: dict, indent: str = "") -> None:
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}:")
+            _print_summary(value, indent + "  ")
+        elif isinstance(value, (list, tuple)):
+            print(f"{indent}{key}: {', '.join(map(str, value)) or '-'}")
+        else:
+            print(f"{indent}{key}: {value:,}" if isinstance(value, int) else f"{indent}{key}: {value}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ehrjax.prepare", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{synthetic,download,events,tokens}")
+
+    def verb(function: Callable[..., None]) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        sub.set_defaults(run=function)
+        sub.add_argument("--output", required=True, help="the folder to write; it must not exist")
+        return sub
+
+    sub = verb(synthetic)
+    sub.add_argument("--patients", type=int, default=5000)
+    sub.add_argument("--seed", type=int, default=0)
+    sub = verb(download)
+    sub.add_argument("--source", default="mimic-iv-demo", help="mimic-iv-demo")
+    sub = verb(events)
+    sub.add_argument("--source", required=True, help="the reader, for example mimic-iv")
+    sub.add_argument("--input", required=True, help="the folder of raw tables")
+    sub = verb(tokens)
+    sub.add_argument("--input", required=True, help="the MEDS dataset")
+    sub.add_argument("--fitted-from", help="use this token dataset's vocabulary and bins instead of fitting")
+    sub.epilog = "--config=configs/tokens/NAME.py names the recipe; --config.KEY=VALUE changes it."
+    return parser
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one preparation verb."""
+    args, rest = _parser().parse_known_args(argv)
+    if args.verb != "tokens" and rest:
+        raise InputError(f"Unknown argument {rest[0]}; see python -m ehrjax.prepare {args.verb} --help.")
+    started = time.perf_counter()
+    args.run(args, rest)
+    print(f"wrote {args.output} in {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

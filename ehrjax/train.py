@@ -1,0 +1,197 @@
+"""Train a model: `python -m ehrjax.train --config=configs/behrt.py[:ARG] --workdir=DIR [--config.KEY=VALUE ...]`.
+
+The same command on the same DIR continues where it stopped. The last line printed is `params sha256: ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ehrjax.core import config as configs
+from ehrjax.core import files
+from ehrjax.core.errors import InputError, exits_cleanly
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ehrjax.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--config=FILE[:ARG] names the recipe; --config.KEY=VALUE changes one of its values.",
+    )
+    parser.add_argument("--workdir", help="the run's folder; default runs/<config>")
+    parser.add_argument("--coordinator", help="host:port of process 0, when several processes train together")
+    parser.add_argument("--num-processes", type=int, help="how many processes train together")
+    parser.add_argument("--process-id", type=int, help="this process's number, from 0")
+    return parser
+
+
+def _default_workdir(argv: Sequence[str]) -> Path:
+    name = next(a.split("=", 1)[1] for a in argv if a.startswith("--config="))
+    path, _, argument = name.partition(":")
+    return Path("runs") / "-".join(filter(None, [Path(path).stem, argument]))
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains, then writes the report."""
+    args, rest = _parser().parse_known_args(argv)
+    config = configs.to_dict(configs.from_argv(rest))
+    workdir = Path(args.workdir) if args.workdir else _default_workdir(rest)
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file; name a folder as --workdir.")
+    if config["deterministic"]:
+        # Must stand before the first device is touched; CPU results are deterministic without it.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    train(config, workdir, args)
+
+
+def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None = None) -> None:
+    """Runs a resolved config (`configs.to_dict`) in a workdir, from the start or from its newest checkpoint.
+
+    Raises:
+      InputError: the config, the data or the workdir cannot be used.
+      RunError: the training itself failed.
+    """
+    import jax
+
+    from ehrjax.core import mesh as meshes
+    from ehrjax.core import rng, trees
+    from ehrjax.core.writer import Writer
+    from ehrjax.data import pipeline, token_dataset
+    from ehrjax.evals import tuning
+    from ehrjax.training import loop, optimizer, run, state, step
+    from ehrjax.training import workdir as workdirs
+
+    if args is not None and args.coordinator:
+        if None in (args.num_processes, args.process_id):
+            raise InputError("--coordinator needs --num-processes and --process-id.")
+        jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    first = jax.process_index() == 0
+    optimizing = configs.into(optimizer.Settings, config["optimizer"], where="optimizer")
+    mesh = meshes.make(configs.into(meshes.Settings, config["mesh"], where="mesh"))
+    meshes.check_batch(mesh, config["batch_size"], optimizing.accumulate)
+
+    if first:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not config["data"]["path"]:
+            from ehrjax.data import embedded
+
+            embedded.ensure(workdir / "data", config["embedded"])
+    _barrier("data")
+    if not config["data"]["path"]:
+        config = {**config, "data": {**config["data"], "path": str(workdir / "data" / "tokens")}}
+    settings = configs.into(pipeline.Settings, config["data"], where="data")
+    dataset = token_dataset.open_tokens(settings.path)
+    parts = run.build(config, dataset.vocabulary)
+    training = dataset.split("train")
+    if not len(training):
+        raise InputError(f"{settings.path} has no subjects in its train split; nothing can be trained on.")
+    num_steps = config["num_steps"] or pipeline.count_steps(
+        training, settings, batch_size=config["batch_size"], seed=config["seed"], epochs=config["num_epochs"]
+    )
+    if num_steps < 1:
+        raise InputError("config.num_steps and config.num_epochs are both 0; set one of them.")
+
+    schedule_settings = configs.into(optimizer.ScheduleSettings, config["schedule"], where="schedule")
+    schedule = optimizer.make_schedule(schedule_settings, optimizing.learning_rate, num_steps)
+    key = rng.key_for(config["seed"], "run")
+    shapes = jax.eval_shape(parts.init, key)
+    chosen = optimizer.make(optimizing, schedule, shapes)
+    with jax.set_mesh(mesh):
+        fresh, like = state.create(lambda: parts.init(key), chosen, mesh)
+    if first:
+        workdirs.claim(workdir, config, dataset)
+        print(
+            f"{config['model']['name']}: {trees.count(shapes):,} parameters; {len(training):,} subjects, "
+            f"{int(training.lengths.sum()):,} tokens; {jax.device_count()} device(s), {num_steps:,} steps",
+            flush=True,
+        )
+
+    evaluate = jax.jit(step.make_eval_step(parts.model, parts.objective))
+    tuning_batches = tuning.SplitBatches(
+        dataset.split("tuning"), settings, mesh, parts.fields, config["batch_size"], config["seed"]
+    )
+    result = loop.fit(
+        parts,
+        step.make_train_step(parts.model, parts.objective, chosen, schedule, optimizing.accumulate),
+        fresh,
+        like,
+        mesh=mesh,
+        key=key,
+        folder=settings.path,
+        settings=settings,
+        seed=config["seed"],
+        batch_size=config["batch_size"],
+        cadence=loop.Cadence(
+            num_steps=num_steps,
+            log_every=config["log_every"],
+            eval_every=config["eval_every"],
+            checkpoint_every=config["checkpoint_every"],
+            patience=config["early_stopping"]["patience"],
+            profile_start=config["profile"]["start"],
+            profile_steps=config["profile"]["steps"],
+        ),
+        evaluators=[tuning.TuningLoss(tuning_batches, evaluate)],
+        workdir=workdir,
+        make_writer=lambda start: Writer(
+            workdir,
+            step=start,
+            tensorboard=config["tensorboard"],
+            wandb=config["wandb"],
+            config=config,
+            active=first,
+        ),
+        quiet=not first,
+    )
+    if result.reason == "interrupted":
+        if first:
+            print(f"interrupted; saved step {int(result.state.step)}: the same command continues from there", flush=True)
+        return
+    params = _gather(result.state.params, mesh)
+    if not first:
+        return
+    digest = trees.sha256(params)
+    files.write_json(
+        workdir / "final.json",
+        {
+            "step": int(result.state.step),
+            "reason": result.reason,
+            "params_sha256": digest,
+            "best_step": result.progress.best_step,
+            "best_tuning_loss": result.progress.best,
+        },
+    )
+    if config["report"]["enabled"] and jax.process_count() == 1:
+        from ehrjax.evals import report
+
+        print(f"report: {report.write(workdir)}", flush=True)
+    print(f"params sha256: {digest}", flush=True)
+
+
+def _barrier(name: str) -> None:
+    import jax
+
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def _gather(params: Any, mesh: Any) -> Any:
+    """The parameters on this host, whole, wherever their pieces lie."""
+    import jax
+
+    from ehrjax.core import mesh as meshes
+
+    where = meshes.replicated(mesh)
+    whole = jax.jit(lambda p: p, out_shardings=jax.tree.map(lambda _: where, params))(params)
+    return jax.tree.map(lambda leaf: jax.device_get(leaf.addressable_data(0)), whole)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""L3: state, optimizer, step and loop."""

@@ -1,0 +1,178 @@
+"""A run's parts, built from its config; and `ehrjax.load`, which opens a finished (or running) workdir."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ehrjax.core import batch as batches
+from ehrjax.core import checkpoint, files, plugins, precision, rng
+from ehrjax.core import config as configs
+from ehrjax.core.errors import InputError
+from ehrjax.vocab import vocabulary as vocabularies
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config names: the model and the objective, ready to use.
+
+    Attributes:
+      model: a Linen module.
+      objective: see ehrjax.objectives.
+      fields: the batch fields that the two need.
+      context_length: tokens a row.
+    """
+
+    model: Any
+    objective: Any
+    fields: tuple[str, ...]
+    context_length: int
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Fresh parameters: {"model": ..., "head": ...}."""
+        shapes = {name: (1, 8) for name in self.fields}
+        example = {name: jnp.zeros(shape, batches.FIELDS[name].device) for name, shape in shapes.items()}
+        variables = self.model.init(rng.key_for(key, "model"), example, deterministic=True)
+        outputs = jax.eval_shape(lambda v: self.model.apply(v, example, deterministic=True), variables)
+        hidden = jnp.zeros((1, 1, outputs["hidden"].shape[-1]), jnp.float32)
+        table = jnp.zeros(outputs["table"].shape, jnp.float32)
+        head = self.objective.head().init(rng.key_for(key, "head"), hidden, table)
+        return {"model": variables["params"], "head": head["params"]}
+
+
+def check_pair(model: ModuleType, objective: ModuleType) -> None:
+    """Raises InputError for a model that shows a position its future under an objective that predicts it."""
+    if model.SEES_FUTURE and not objective.ALLOWS_FUTURE:
+        names = model.__name__.rsplit(".", 1)[-1], objective.__name__.rsplit(".", 1)[-1]
+        raise InputError(
+            f"The model {names[0]} lets a position see later ones, which the objective {names[1]} would have it "
+            "predict; choose a causal model."
+        )
+
+
+def build(config: Mapping[str, Any], vocabulary: vocabularies.Vocabulary) -> Parts:
+    """Builds the model and the objective of a resolved config.
+
+    Raises:
+      InputError: an unknown name or setting, an illegal pair, or a context longer than the positions.
+    """
+    sections = {name: dict(config[name]) for name in ("model", "objective")}
+    model_module = plugins.find("ehrjax.models", sections["model"].pop("name"), "Model", key="model.name")
+    objective_module = plugins.find(
+        "ehrjax.objectives", sections["objective"].pop("name"), "Objective", key="objective.name"
+    )
+    check_pair(model_module, objective_module)
+    policy = precision.policy(config["precision"])
+    model_config = model_module.config_from({**sections["model"], model_module.vocab_size_key: len(vocabulary)})
+    model_module.check(model_config, config["data"]["context_length"])
+    objective = objective_module.Objective(
+        configs.into(objective_module.Config, sections["objective"], where="objective"),
+        vocab_size=len(vocabulary),
+        num_specials=vocabulary.num_specials,
+        mask_id=vocabulary.mask,
+        policy=policy,
+    )
+    available = [n for n, field in batches.FIELDS.items() if field.device and n not in ("labels", "weights")]
+    fields = tuple(sorted({*model_module.FIELDS, *objective_module.FIELDS, "anchors"}))
+    batches.require(available, model_module.FIELDS, by=f"The model {config['model']['name']}")
+    batches.require(available, objective_module.FIELDS, by=f"The objective {config['objective']['name']}")
+    return Parts(model_module.Model(model_config, policy), objective, fields, config["data"]["context_length"])
+
+
+def select(batch: Mapping[str, np.ndarray], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The device fields among `fields` of a host batch."""
+    return {name: array for name, array in batches.device_fields(batch).items() if name in fields}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run.
+
+    Attributes:
+      folder: its workdir.
+      config: the resolved config, plain nested dicts.
+      vocabulary: its vocabulary.
+      params: {"model": ..., "head": ...}, numpy arrays, float32.
+      step: the step that the parameters are from.
+      parts: model and objective.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    vocabulary: vocabularies.Vocabulary
+    params: dict[str, Any]
+    step: int
+    parts: Parts
+
+    @property
+    def model(self) -> Any:
+        """The Linen module: `run.model.apply({"params": run.params["model"]}, batch)`."""
+        return self.parts.model
+
+    @property
+    def objective(self) -> Any:
+        """The training objective."""
+        return self.parts.objective
+
+    @cached_property
+    def _encode(self) -> Callable[..., jax.Array]:
+        return jax.jit(lambda p, b: self.model.apply({"params": p["model"]}, b, deterministic=True)["hidden"])
+
+    @cached_property
+    def _logits(self) -> Callable[..., jax.Array]:
+        head = self.objective.head()
+
+        def logits(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+            outputs = self.model.apply({"params": params["model"]}, batch, deterministic=True)
+            return head.apply({"params": params["head"]}, outputs["hidden"], outputs["table"])
+
+        return jax.jit(logits)
+
+    def _device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        if "window_start" in batch:  # a host batch, as `ehrjax.data.collate` makes it
+            return select(batch, self.parts.fields)
+        batches.require(batch, set(self.parts.fields) - {"anchors"}, by="The model")
+        return {name: array for name, array in batch.items() if name in self.parts.fields}
+
+    def encode(self, batch: Mapping[str, Any]) -> jax.Array:
+        """Hidden states [B, L, D] of a batch (host or device), without dropout. Pure and jitted."""
+        return self._encode(self.params, self._device(batch))
+
+    def logits(self, batch: Mapping[str, Any]) -> jax.Array:
+        """Scores of every token at every position, [B, L, V] float32. Pure and jitted; meant for small batches."""
+        return self._logits(self.params, self._device(batch))
+
+
+def load(folder: str | Path, *, checkpoint_name: str | None = None) -> Run:
+    """Opens a workdir.
+
+    Args:
+      folder: the run's workdir.
+      checkpoint_name: 'best' or 'last'; by default the best if there is one.
+
+    Raises:
+      InputError: the folder is no workdir, has no checkpoint, or its vocabulary does not fit the checkpoint.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"The run {folder} does not exist.")
+    saved = files.read_json(folder / "config.json", what="run's folder")
+    vocabulary = vocabularies.read(folder / "vocab.csv")
+    if vocabulary.fingerprint != saved["dataset"]["vocabulary_fingerprint"]:
+        raise InputError(f"{folder / 'vocab.csv'} is not the vocabulary of this run's checkpoint; put the old one back.")
+    parts = build(saved["config"], vocabulary)
+    if checkpoint_name is None:
+        checkpoint_name = "best" if checkpoint.steps(folder / "checkpoints" / "best") else "last"
+    where = folder / "checkpoints" / checkpoint_name
+    params, step = checkpoint.read_subtree(where, "params")
+    expected = jax.eval_shape(parts.init, jax.random.key(0))
+    checkpoint.check_shapes(params, expected, where=where)
+    return Run(folder, saved["config"], vocabulary, params, step, parts)

@@ -1,0 +1,1 @@
+"""L1, host world: MEDS events become tokens. Nothing here imports jax."""

@@ -1,0 +1,46 @@
+"""Which visit an event belongs to, decided from the past alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from ehrjax.ingest.meds import VISIT_COLUMN
+
+MICROSECONDS_PER_HOUR = 3_600_000_000
+
+
+def number_visits(events: pl.DataFrame, *, gap_hours: float) -> pl.DataFrame:
+    """Adds `visit` int32: 0, 1, ... per subject in order of time; -1 for static rows.
+
+    An event with a visit id belongs to that visit. One without joins the visit of the event before it,
+    unless more than `gap_hours` have passed, when it starts a visit of its own. Nothing here looks ahead,
+    so what comes later never changes an earlier number.
+
+    Args:
+      events: MEDS rows in MEDS order (whole subjects, static rows first).
+      gap_hours: hours.
+    """
+    if not len(events):
+        return events.with_columns(pl.lit(None, pl.Int32).alias("visit"))
+    subject = events["subject_id"].to_numpy()
+    timed = events["time"].is_not_null().to_numpy()
+    time = events["time"].to_physical().fill_null(0).to_numpy()
+    has_id = events[VISIT_COLUMN].is_not_null().to_numpy() & timed
+    visit_id = events[VISIT_COLUMN].fill_null(0).to_numpy()
+
+    same_subject = np.r_[False, subject[1:] == subject[:-1]]
+    follows = same_subject & timed & np.r_[False, timed[:-1]]
+    far = ~follows | (np.diff(time, prepend=time[:1]) > int(gap_hours * MICROSECONDS_PER_HOUR))
+    alone = timed & ~has_id & far
+    # The last row that named or started a visit decides what an event without an id belongs to.
+    setter = np.maximum.accumulate(np.where(has_id | alone, np.arange(len(events)), -1))
+    previous = np.r_[-1, setter[:-1]]
+    stays = has_id & follows & has_id[previous] & (visit_id == visit_id[previous])
+    new = timed & (alone | (has_id & ~stays))
+
+    total = np.cumsum(new)
+    first_row = np.maximum.accumulate(np.where(~same_subject, np.arange(len(events)), 0))
+    before_subject = total[first_row] - new[first_row]
+    visit = np.where(timed, total - before_subject - 1, -1)
+    return events.with_columns(pl.Series("visit", visit, pl.Int32))
