@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,12 +76,18 @@ def constrain_batch(x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
 
     The mesh is the one of `jax.set_mesh`, with axes of type Auto (on an Explicit axis a constraint would only assert).
     """
+    if batch_shards(x.shape[0]) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(tuple(_batch_axes())))
+
+
+def batch_shards(rows: int) -> int:
+    """Over how many devices of the mesh in context `rows` rows are split; 1 without a mesh or if it does not divide."""
+    shards = math.prod(_batch_axes().values())
+    return 1 if rows % shards else shards
+
+
+def _batch_axes() -> dict[str, int]:
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types))
-    axes = tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
-    shards = 1
-    for axis in axes:
-        shards *= mesh.shape[axis]
-    if shards == 1 or x.shape[0] % shards:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+    return {axis: mesh.shape[axis] for axis in BATCH_AXES if types.get(axis) == AxisType.Auto}

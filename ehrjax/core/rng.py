@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, UInt32
 
 Words = tuple[Array, Array]
-"""Two uint32 scalars: what `bits` needs of a jax.random key."""
+"""Two uint32 arrays, scalars at first: what `bits` needs of a jax.random key."""
 
 
 def key_for(seed: int | Array, name: str, step: int | Array = 0) -> Array:
@@ -32,6 +32,8 @@ def words(key: Array) -> Words:
 def bits(words: Words, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     """Random uint32 of `shape`; element i depends only on the two words and on its row-major index i.
 
+    Words that are arrays are broadcast against `shape`, whose index then counts inside each stream.
+
     A counter-based hash instead of threefry: two multiplies an element, so that XLA fuses it into whatever consumes it
     and recomputes it in the backward pass instead of storing it. Because the counter is the *global* index, the values
     are the same on any number of devices. The mixer is Chris Wellons' `lowbias32` (public domain,
@@ -44,9 +46,16 @@ def bits(words: Words, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
         inner -= 1
     outer = len(shape) - inner
     if outer:  # More than 2**32 elements: a counter of 32 bits would repeat, so the leading axes get words of their own.
-        lead = _index(shape[:outer] + (1,) * inner)
-        first, second = _mix(first, second, lead), _mix(second, ~first, lead)
+        first, second = split(words, shape[:outer] + (1,) * inner)
     return _mix(first, second, _index((1,) * outer + shape[outer:]))
+
+
+def split(words: Words, shape: tuple[int, ...]) -> Words:
+    """Two words for each index of `shape`: independent streams, one an element."""
+    first, second = words
+    index = _index(shape)
+    mixed = _mix(first, second, index)
+    return mixed, _mix(second, ~first, index)
 
 
 def keep_mask(words: Words, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:

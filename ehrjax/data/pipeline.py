@@ -5,11 +5,16 @@ Grain reads ahead in threads or worker processes; neither changes what a batch h
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import grain.python as grain
 import numpy as np
+from absl import flags
 
 from ehrjax.core.batch import Batch
 from ehrjax.core.errors import InputError
@@ -123,6 +128,7 @@ class Batches:
     def __setstate__(self, state: dict) -> None:
         self._arguments = state["arguments"]
         self._split, self._epochs, self._starts = None, {}, []
+        _end_with_parent()
 
     def __len__(self) -> int:
         return self._arguments[-1]
@@ -158,17 +164,37 @@ class Batches:
         return epoch, batch, made
 
 
+def _end_with_parent() -> None:
+    """In a loader process: exit when the run that started it is gone, even if it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def iterate(batches: Batches, settings: Settings) -> Iterator[tuple[int, int, Batch]]:
-    """Yields (epoch, batch in epoch, batch) in order, read ahead by Grain."""
+    """Yields (epoch, batch in epoch, batch) in order, read ahead by Grain; stops its workers when closed."""
     if not len(batches):
-        return iter(())
+        return
     threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=settings.prefetch)
     dataset = grain.MapDataset.source(batches).to_iter_dataset(threads)
     if settings.num_workers:
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=settings.num_workers, per_worker_buffer_size=settings.prefetch)
+        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which only absl.app would have parsed
+            flags.FLAGS.mark_as_parsed()
+        # As bytes: arrays would travel in shared memory, which outlives a killed run.
+        options = grain.MultiprocessingOptions(
+            num_workers=settings.num_workers, per_worker_buffer_size=settings.prefetch
         )
-    return iter(dataset)
+        dataset = dataset.map(pickle.dumps).mp_prefetch(options).map(pickle.loads)
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
 
 
 def count_steps(split: token_dataset.Split, settings: Settings, *, batch_size: int, seed: int, epochs: int) -> int:

@@ -109,7 +109,7 @@ def _fetch_sums(source: str, known: Source, opener: Opener) -> bytes:
         raise _unreachable(source, known, url, error) from error
     if hashlib.sha256(sums).hexdigest() != known.sums_sha256:
         raise InputError(
-            f"{url} is not the published list of checksums; something between here and the publisher changed it: "
+            f"{url} is not the published list of checksums, something on the way here changed it; "
             f"download {source} from {known.page} by hand."
         )
     return sums
@@ -164,6 +164,6 @@ def _unreachable(source: str, known: Source, url: str, error: Exception) -> Inpu
     else:
         reason = str(getattr(error, "reason", None) or error or type(error).__name__)
     return InputError(
-        f"{url} cannot be fetched ({reason}); run the same command again where there is a network (verified files "
-        f"are kept), or download {source} from {known.page} on another machine and give its folder as the input."
+        f"{url} cannot be fetched ({reason}); run the same command again where there is a network (verified "
+        f"files are kept), or download {source} from {known.page} on another machine and use that folder."
     )

@@ -75,9 +75,8 @@ def read(input: str | Path, output: str | Path, *, progress: Progress | None = N
         writer = MedsWriter(folder, dataset_name="MIMIC-IV", dataset_version="2.x or 3.x")
         buckets = Buckets(folder / "buckets", Buckets.count_for(text_bytes, BUCKET_BYTES))
         try:
-            own = _spill(paths, sizes, buckets, tallies, report)
             titles = codes.read_titles(input)
-            titles.own.update(own)
+            titles.own.update(_spill(paths, sizes, buckets, tallies, report))
             report("writing", report.total)
             counts, subjects = _write(buckets, writer, tallies)
         finally:
@@ -107,11 +106,13 @@ def _split_name(input: Path, name: str) -> tuple[Path, str]:
 
 
 def _find_tables(input: Path) -> dict[str, Path]:
-    """Table name -> file, for the tables that are there."""
+    """Table name -> file, for the tables that are there; they have the columns that are read."""
     paths = {}
     for table in mimic.TABLES:
         path = raw_csv.find_table(input / table.folder, table.name)
         if path is not None:
+            # Before any long work.
+            raw_csv.check_columns(path, table.columns)
             paths[table.name] = path
         elif table.required:
             raise InputError(

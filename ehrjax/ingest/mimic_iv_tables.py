@@ -112,8 +112,8 @@ ADMISSIONS = Table(
         ),
     ),
     _ADMISSION,
-    "the admission and who is admitted at admittime; discharge and where to at dischtime; the emergency visit "
-    "that led to it no earlier than admittime; hospital_expire_flag is not read",
+    "the admission and who is admitted at admittime; discharge and where to at dischtime; the emergency "
+    "visit that led to it no earlier than admittime; hospital_expire_flag is not read",
     _aside(_no("hadm_id", "hadm_id"), _no("admission time", "admittime")),
     required=True,
 )

@@ -12,7 +12,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -79,15 +79,7 @@ def read_batches(
       InputError: the file is empty, damaged, not UTF-8 or ragged; a column is missing; a value cannot be
         parsed.
     """
-    header = _header(path)
-    by_name = {name.lower(): name for name in reversed(header)}
-    missing = [name for name in columns if name.lower() not in by_name]
-    if missing:
-        raise InputError(
-            f"{path} has no column {', '.join(map(repr, missing))}; "
-            "check that it is the table its name says, in its published layout."
-        )
-    actual = {name: by_name[name.lower()] for name in columns}
+    header, actual = check_columns(path, columns)
     first_row = 0
     for batch in _arrow_batches(path, header, list(actual.values()), block_bytes, on_bytes):
         frame = pl.DataFrame(pl.from_arrow(batch)).select(
@@ -96,6 +88,23 @@ def read_batches(
         frame = frame.with_row_index(ROW, offset=first_row).cast({ROW: pl.Int64})
         first_row += len(frame)
         yield _parsed(frame, columns, path)
+
+
+def check_columns(path: Path, columns: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """The header of a table, and for each wanted column (in any case) its name there.
+
+    Raises:
+      InputError: the file is empty or damaged at its start, or a column is missing.
+    """
+    header = _header(path)
+    by_name = {name.lower(): name for name in reversed(header)}
+    missing = [name for name in columns if name.lower() not in by_name]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(map(repr, missing))}; "
+            "check that it is the table its name says, in its published layout."
+        )
+    return header, {name: by_name[name.lower()] for name in columns}
 
 
 def line_of(path: Path, row: int) -> int:
@@ -168,14 +177,19 @@ def _arrow_batches(
                 if batch.num_rows:
                     yield batch
     except pa.ArrowInvalid as error:
-        raise _located(path, len(header), error) from error
+        located = _located(path, len(header), error)
+        if located:
+            raise located from error
     except OSError as error:
         reason = f"cannot be read: {error.strerror}" if error.errno else _DAMAGED
         raise InputError(f"{path} {reason}.") from error
 
 
-def _located(path: Path, width: int, error: Exception) -> InputError:
-    """Finds the line that the parser stumbled over, without showing what stands on it."""
+def _located(path: Path, width: int, error: Exception) -> InputError | None:
+    """Finds the line that the parser stumbled over, without showing what stands on it.
+
+    A header that no line follows, not even an empty one, is no error: then there is nothing to find.
+    """
     stream = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
 
     def lines() -> Iterator[str]:
@@ -188,7 +202,7 @@ def _located(path: Path, width: int, error: Exception) -> InputError:
                 ) from None
 
     with stream:
-        reader, line = csv.reader(lines()), 1
+        reader, line, records = csv.reader(lines()), 1, 0
         try:
             for record in reader:
                 if record and len(record) != width:
@@ -197,12 +211,15 @@ def _located(path: Path, width: int, error: Exception) -> InputError:
                         "correct or remove that line, or copy the file again."
                     )
                 line = reader.line_num + 1
+                records += 1
         except InputError as located:
             return located
         except csv.Error:
             return InputError(
                 f"{path}, line {line} is not CSV (an open quote?); correct it or copy the file again."
             )
+    if records == 1:
+        return None
     row = re.search(r"Row #(\d+)", str(error))
     where = f" near row {row[1]}" if row else ""
     return InputError(f"{path} cannot be read as CSV{where}; copy the file again.")

@@ -220,8 +220,8 @@ class KeyIndex:
 class Buckets:
     """Temporary files, each with all events of its share of the subjects, chosen by a stable hash."""
 
-    # With one open file each, this stays below the usual limit of 1,024.
-    MOST = 512
+    # Each has an open file, and some systems allow a process no more than 256.
+    MOST = 200
 
     def __init__(self, folder: Path, count: int) -> None:
         folder.mkdir(parents=True)
@@ -230,7 +230,6 @@ class Buckets:
             [f for f in pl.DataFrame(schema=SPILLED).to_arrow(compat_level=pl.CompatLevel.oldest()).schema]
         )
         self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-        self.most_rows = 0
 
     @classmethod
     def count_for(cls, text_bytes: int, bucket_bytes: int) -> int:
@@ -268,7 +267,6 @@ class Buckets:
                 with pa.ipc.open_stream(str(path)) as reader:
                     events = pl.DataFrame(pl.from_arrow(reader.read_all()))
                 path.unlink()
-                self.most_rows = max(self.most_rows, len(events))
                 yield events
 
     def close(self) -> None:

@@ -237,8 +237,12 @@ def fit(
     reason, number = "stopped early" if progress.stopped else "finished", start
     tracing = False
     try:
-        with _termination() as terminated, jax.set_mesh(mesh):
-            for offset, (epoch, index, batch) in enumerate(pipeline.iterate(source, settings)):
+        with (
+            _termination() as terminated,
+            jax.set_mesh(mesh),
+            contextlib.closing(pipeline.iterate(source, settings)) as stream,
+        ):
+            for offset, (epoch, index, batch) in enumerate(stream):
                 number = start + offset + 1
                 if cadence.profile_steps and number == cadence.profile_start + 1:
                     jax.profiler.start_trace(str(workdir / "profile"))

@@ -14,9 +14,10 @@ EPOCH = datetime.datetime(2008, 1, 1)
 DAY = 86_400
 YEAR = 365 * DAY
 MONTHS = 17 * 12
-MONTH_STARTS = np.array([365 * k // 12 for k in range(MONTHS + 1)], np.int64) * DAY
+# Fourteen months more than there are data, for the outcomes of predictions made at the end.
+MONTH_STARTS = np.array([365 * k // 12 for k in range(MONTHS + 15)], np.int64) * DAY
 # The data end here for everybody, whatever their state: the only reason why an outcome can be unknown.
-END = int(MONTH_STARTS[-1])
+END = int(MONTH_STARTS[MONTHS])
 
 # Opening hours: (first, last) hour of the day. Within them an event has its rate times 24 / (last - first).
 ALWAYS, CLINIC, WARD_ROUND = (0, 24), (8, 17), (10, 18)

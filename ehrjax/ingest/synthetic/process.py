@@ -220,7 +220,9 @@ def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values())) -> Process:
     stage = {name: np.indices(sizes)[axis].reshape(-1) for axis, name in enumerate(COMPONENTS)}
 
     def log_effect(effects: Mapping[str, Sequence[float]]) -> np.ndarray:
-        return sum((np.asarray(effect)[stage[name]] for name, effect in effects.items()), np.zeros(numbers.size))
+        return sum(
+            (np.asarray(effect)[stage[name]] for name, effect in effects.items()), np.zeros(numbers.size)
+        )
 
     advance = {}
     for name, (by_stage, effects) in _ADVANCE.items():
@@ -234,7 +236,9 @@ def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values())) -> Process:
     }
     assert all((advance[name].max() * advance_age[name].max()) <= 1 for name in CHRONIC)
 
-    reason_rates = np.stack([reason.rate / DAYS_A_MONTH * np.exp(log_effect(reason.effects)) for reason in REASONS])
+    reason_rates = np.stack(
+        [reason.rate / DAYS_A_MONTH * np.exp(log_effect(reason.effects)) for reason in REASONS]
+    )
     reason_group = np.array([GROUP_OF[reason.setting, reason.condition] for reason in REASONS])
     rates = np.stack([reason_rates[reason_group == group].sum(0) for group in range(len(GROUPS))])
     rates[GROUP_OF[DEATH, None]] = _DEATH_RATE / DAYS_A_MONTH * np.exp(log_effect(_DEATH_EFFECTS))
@@ -276,10 +280,18 @@ def drug_code(name: str) -> str:
 
 # Chronic components: probability a month of leaving each stage at age 55, and the effects of the others.
 _ADVANCE: dict[str, tuple[tuple[float, ...], chronic.Effects]] = {
-    "diabetes": ((0.0009, 0.006), {"cardiac": (0.0, 0.4, 0.5, 0.5), "frailty": (0.0, 0.5), "activity": (0.0, 0.3, 0.5)}),
+    "diabetes": (
+        (0.0009, 0.006),
+        {"cardiac": (0.0, 0.4, 0.5, 0.5), "frailty": (0.0, 0.5), "activity": (0.0, 0.3, 0.5)},
+    ),
     "cardiac": (
         (0.0022, 0.0014, 0.006),
-        {"diabetes": (0.0, 0.4, 0.8), "renal": (0.0, 0.4, 0.8), "frailty": (0.0, 0.4), "activity": (0.0, 0.5, 0.8)},
+        {
+            "diabetes": (0.0, 0.4, 0.8),
+            "renal": (0.0, 0.4, 0.8),
+            "frailty": (0.0, 0.4),
+            "activity": (0.0, 0.5, 0.8),
+        },
     ),
     "renal": (
         (0.0007, 0.005),
@@ -288,7 +300,12 @@ _ADVANCE: dict[str, tuple[tuple[float, ...], chronic.Effects]] = {
     "pulmonary": ((0.0008,), {"frailty": (0.0, 0.8), "activity": (0.0, 0.3, 0.5)}),
 }
 # Growth by year of age, and the factor of men.
-_ADVANCE_AGE = {"diabetes": (0.03, 1.1), "cardiac": (0.045, 1.15), "renal": (0.05, 1.0), "pulmonary": (0.04, 1.2)}
+_ADVANCE_AGE = {
+    "diabetes": (0.03, 1.1),
+    "cardiac": (0.045, 1.15),
+    "renal": (0.05, 1.0),
+    "pulmonary": (0.04, 1.2),
+}
 # Up: stable to unstable, unstable to decompensated; down: the ways back.
 _ACTIVITY_UP = (0.012, 0.14)
 _ACTIVITY_DOWN = (0.20, 0.25)
@@ -299,20 +316,20 @@ _ACTIVITY_EFFECTS: chronic.Effects = {
     "diabetes": (0.0, 0.2, 0.6),
     "frailty": (0.0, 0.5),
 }
-_DEATH_RATE = 0.00011
+_DEATH_RATE = 0.00012
 _DEATH_EFFECTS: chronic.Effects = {
     "diabetes": (0.0, 0.1, 0.3),
-    "cardiac": (0.0, 0.1, 0.4, 0.9),
-    "renal": (0.0, 0.2, 0.6),
-    "pulmonary": (0.0, 0.3),
-    "activity": (0.0, 1.5, 2.8),
+    "cardiac": (0.0, 0.1, 0.3, 0.6),
+    "renal": (0.0, 0.2, 0.4),
+    "pulmonary": (0.0, 0.2),
+    "activity": (0.0, 1.8, 3.3),
     "frailty": (0.0, 0.5),
 }
 _DISCHARGE_RATE = 0.35
 _DISCHARGE_EFFECTS: chronic.Effects = {"activity": (0.0, -0.4, -0.9), "frailty": (0.0, -0.3)}
 # Growth of each rate by year of age from 50, and the factor of men.
 _RATE_AGE = {
-    DEATH: (0.065, 1.2),
+    DEATH: (0.055, 1.2),
     ROUTINE: (0.006, 0.85),
     FOLLOW_UP: (0.0, 1.0),
     DETECTION: (0.004, 0.95),
@@ -369,7 +386,10 @@ def _choice(options: Sequence[Option], code, log_effect) -> Mark:
     weights = np.stack([option.weight * np.exp(log_effect(option.effects)) for option in options], axis=1)
     probability, level = _levels(np.round(weights / weights.sum(1, keepdims=True), 12))
     return Mark(
-        tuple(code(option.name) for option in options), None, level, probability / probability.sum(1, keepdims=True)
+        tuple(code(option.name) for option in options),
+        None,
+        level,
+        probability / probability.sum(1, keepdims=True),
     )
 
 

@@ -37,9 +37,9 @@ VISITS_PER_SUBJECT = 100_000  # visit ids are subject_id times this plus the vis
 
 _LAB_INDEX = {lab.name: index for index, lab in enumerate(LABS)}
 # Vital signs are taken at most visits, besides the tests that the reason asks for.
-_VITALS = {"systolic": 0.6, "diastolic": 0.6, "spo2": 0.2, "bmi": 0.2}
-_DAILY = {name: 0.45 for name in ("glucose", "creatinine", "sodium", "potassium", "hemoglobin", "leukocytes")}
-_DAILY |= {"systolic": 0.7, "spo2": 0.5, "crp": 0.2, "bnp": 0.1}
+_VITALS = {"systolic": 0.5, "diastolic": 0.5, "spo2": 0.1, "bmi": 0.15}
+_DAILY = {name: 0.25 for name in ("glucose", "creatinine", "sodium", "potassium", "hemoglobin", "leukocytes")}
+_DAILY |= {"systolic": 0.4, "spo2": 0.3, "crp": 0.15, "bnp": 0.08}
 # How often a known chronic condition is coded and its treatment renewed: at its own review, elsewhere, on leaving.
 _CODED = {"own": 0.95, "visit": 0.25, "stay": 0.8}
 _RENEWED = {"own": 0.9, "visit": 0.12, "stay": 0.6}
@@ -89,7 +89,9 @@ class _Rows:
         self.parts.append((subject, np.asarray(time, np.int64), code, value, visit))
 
 
-def record(process: Process, rng: np.random.Generator, lives: Lives, first_subject: int, keep: int) -> pl.DataFrame:
+def record(
+    process: Process, rng: np.random.Generator, lives: Lives, first_subject: int, keep: int
+) -> pl.DataFrame:
     """The MEDS events of the first `keep` subjects of a chunk.
 
     Args:
@@ -116,7 +118,9 @@ def record(process: Process, rng: np.random.Generator, lives: Lives, first_subje
     order = np.lexsort((time, subject))  # stable: ties keep the order of writing
     subject, time, code, value, visit = (column[order] for column in (subject, time, code, value, visit))
     subject_id = subject + first_subject
-    visit_id = np.where(visit >= 0, subject_id * VISITS_PER_SUBJECT + numbers[visit], -1) if len(numbers) else visit
+    visit_id = (
+        np.where(visit >= 0, subject_id * VISITS_PER_SUBJECT + numbers[visit], -1) if len(numbers) else visit
+    )
     epoch = int((clock.EPOCH - datetime.datetime(1970, 1, 1)).total_seconds())
     events = pl.DataFrame(
         {
@@ -177,8 +181,12 @@ def _write_visits(rows: _Rows, process: Process, rng: np.random.Generator, lives
 
     # When results, and the diagnoses and prescriptions that close a visit, are known.
     minute = 60
-    results = lives.time + minute * np.where(kind == 0, rng.integers(5, 40, len(visit)), rng.integers(20, 90, len(visit)))
-    closing = lives.time + minute * np.where(kind == 0, rng.integers(40, 60, len(visit)), rng.integers(90, 360, len(visit)))
+    results = lives.time + minute * np.where(
+        kind == 0, rng.integers(5, 40, len(visit)), rng.integers(20, 90, len(visit))
+    )
+    closing = lives.time + minute * np.where(
+        kind == 0, rng.integers(40, 60, len(visit)), rng.integers(90, 360, len(visit))
+    )
     # A stay's diagnoses are known when it ends; one that outlasts the data has none.
     closing = np.where(inpatient, lives.leave, closing)
     _write_labs(rows, process, rng, lives, results, inpatient)
@@ -199,7 +207,13 @@ def _draw(
     states = lives.states[subject, clock.month_of(time)]
     outcome = mark.draw(states, uniform)
     code = rows.numbers(mark.codes)[outcome]
-    rows.add(subject, time, code, value=None if mark.values is None else mark.values[outcome], visit=lives.stay[visit])
+    rows.add(
+        subject,
+        time,
+        code,
+        value=None if mark.values is None else mark.values[outcome],
+        visit=lives.stay[visit],
+    )
 
 
 def _write_labs(
@@ -226,7 +240,9 @@ def _write_labs(
     morning = day * clock.DAY + 6 * 3600 + rng.integers(0, 3600, len(day_stay))
     for index, lab in enumerate(LABS):
         now = np.flatnonzero(rng.random(len(results)) < ordered[lives.reason, index])
-        daily = np.flatnonzero((rng.random(len(day)) < _DAILY.get(lab.name, 0.0)) & (morning < lives.leave[day_stay]))
+        daily = np.flatnonzero(
+            (rng.random(len(day)) < _DAILY.get(lab.name, 0.0)) & (morning < lives.leave[day_stay])
+        )
         _draw(
             rows, process.labs[index], rng, lives,
             np.concatenate([now, day_stay[daily]]), np.concatenate([results[now], morning[daily]]),
@@ -236,7 +252,9 @@ def _write_labs(
 def _write_diagnoses(
     rows: _Rows, process: Process, rng: np.random.Generator, lives: Lives, closing: np.ndarray, of: np.ndarray
 ) -> None:
-    _write_ranked(rows, rng, lives, closing, [[icd_code(d) for d in r.diagnoses] for r in REASONS], again=0.35)
+    _write_ranked(
+        rows, rng, lives, closing, [[icd_code(d) for d in r.diagnoses] for r in REASONS], again=0.35
+    )
     for index, condition in enumerate(CONDITIONS):
         # The diagnosis that opens a condition stands at the very moment of its evaluation.
         opened = np.flatnonzero(lives.time == lives.recorded[lives.subject, index])
@@ -264,18 +282,31 @@ def _write_drugs(
 
 
 def _known(
-    rng: np.random.Generator, lives: Lives, time: np.ndarray, of: np.ndarray, index: int, chance: dict[str, float]
+    rng: np.random.Generator,
+    lives: Lives,
+    time: np.ndarray,
+    of: np.ndarray,
+    index: int,
+    chance: dict[str, float],
 ) -> np.ndarray:
     """The visits [n] at which a condition on record by `time` is noted, by the chances of `_CODED` or `_RENEWED`."""
     own_reason = np.array([r.setting == FOLLOW_UP and r.condition == CONDITIONS[index].name for r in REASONS])
     own = own_reason[lives.reason]
     likely = np.select([own, of == INPATIENT], [chance["own"], chance["stay"]], chance["visit"])
     noted = rng.random(len(time)) < likely
-    return np.flatnonzero(noted & ~lives.ward & (lives.recorded[lives.subject, index] <= time) & (time < clock.END))
+    return np.flatnonzero(
+        noted & ~lives.ward & (lives.recorded[lives.subject, index] <= time) & (time < clock.END)
+    )
 
 
 def _write_ranked(
-    rows: _Rows, rng: np.random.Generator, lives: Lives, time: np.ndarray, lists: list[list[str]], *, again: float
+    rows: _Rows,
+    rng: np.random.Generator,
+    lives: Lives,
+    time: np.ndarray,
+    lists: list[list[str]],
+    *,
+    again: float,
 ) -> None:
     """Writes for each visit a code from its reason's list, the earlier the likelier, and with `again` the next."""
     longest = max(len(codes) for codes in lists)

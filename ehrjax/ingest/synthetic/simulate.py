@@ -77,11 +77,11 @@ class _Simulation:
         self.process, self.rng, n = process, rng, subjects
         self.sex = (rng.random(n) < 0.49).astype(np.int64)
         last_day = clock.END // clock.DAY
-        # Earlier entries are somewhat more frequent; most subjects are followed for years.
-        entry_day = np.floor(last_day * 0.97 * rng.random(n) ** 1.3).astype(np.int64)
+        # Later entries are somewhat more frequent, as when a hospital grows.
+        entry_day = np.floor(last_day * 0.97 * rng.random(n) ** 0.8).astype(np.int64)
         self.entry = entry_day * clock.DAY + rng.integers(8 * 3600, 17 * 3600, n)
         newborn = rng.random(n) < 0.04
-        years = np.clip(rng.normal(54, 19, n), 1, 95)
+        years = np.clip(rng.normal(48, 21, n), 1, 95)
         adult_birth = (entry_day - np.floor(years * 365.25).astype(np.int64)) * clock.DAY + rng.integers(
             0, clock.DAY, n
         )
@@ -110,7 +110,11 @@ class _Simulation:
                 self._advance(np.flatnonzero(alive & (self.entry < start)), month - 1)
             self.states[:, month] = self.state
             self._live(np.flatnonzero(alive & (self.entry < end)), month)
-        columns = [np.concatenate(column) for column in zip(*self.visits)] if self.visits else [np.zeros(0, int)] * 4
+        columns = (
+            [np.concatenate(column) for column in zip(*self.visits)]
+            if self.visits
+            else [np.zeros(0, int)] * 4
+        )
         subject, time, reason, stay = columns
         leave = np.full(len(subject), NEVER)
         for row, left in self.leaves:

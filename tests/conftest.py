@@ -1,0 +1,115 @@
+"""Shared fixtures: toy data small enough for every test, and a way to run the verbs as users do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# Before jax starts: eight devices on one CPU, and a cache so that no program is compiled twice in a test run.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="ehrjax-jax-cache-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ehrjax.core import files
+from ehrjax.data import prepare_tokens
+from ehrjax.ingest import meds
+from ehrjax.vocab.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def toy_events(subject: int, rng: np.random.Generator) -> pl.DataFrame:
+    """One made-up subject: static sex, a birth before 1970, visits of codes and labs that depend on a topic."""
+    topic, count = int(rng.integers(0, 5)), int(np.clip(np.exp(rng.normal(4.0, 1.0)), 3, 1200))
+    birth = -int(rng.integers(0, 10**15))
+    gaps = np.where(rng.random(count) < 0.15, rng.exponential(3e12, count), rng.exponential(3e9, count))
+    times = birth + 10**15 + np.cumsum(gaps).astype(np.int64)
+    labs = rng.random(count) < 0.3
+    codes = [
+        f"LAB//{rng.integers(0, 6)}//mg" if lab else f"DX//{topic * 12 + int(rng.integers(0, 12))}" for lab in labs
+    ]
+    values = [float(np.float32(rng.normal(topic, 2))) if lab else None for lab in labs]
+    return pl.DataFrame(
+        {
+            "subject_id": [subject] * (count + 2),
+            "time": pl.Series([None, birth, *times.tolist()], dtype=pl.Int64).cast(pl.Datetime("us")),
+            "code": [f"GENDER//{'MF'[subject % 2]}", "MEDS_BIRTH", *codes],
+            "numeric_value": pl.Series([None, None, *values], dtype=pl.Float32),
+        }
+    )
+
+
+def write_meds(folder: Path, subjects: int, *, shards: int = 2, seed: int = 0) -> Path:
+    """Writes toy subjects 0 .. subjects - 1 as a MEDS dataset."""
+    rng = np.random.default_rng(seed)
+    frames = [toy_events(subject, rng) for subject in range(subjects)]
+    with files.written_folder(folder, what="MEDS dataset") as temporary:
+        writer = meds.MedsWriter(temporary, "toy", "1")
+        for part in np.array_split(np.arange(subjects), shards):
+            writer.write_shard(pl.concat([frames[i] for i in part]))
+        writer.finish({"DX//0": "the first diagnosis"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_meds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MEDS dataset of 150 toy subjects in two shards."""
+    return write_meds(tmp_path_factory.mktemp("toy") / "meds", 150)
+
+
+@pytest.fixture(scope="session")
+def toy_tokens(toy_meds: Path) -> Path:
+    """Its token dataset."""
+    prepare_tokens.prepare(toy_meds, toy_meds.parent / "tokens", Recipe("behrt", drop=("MEDS_BIRTH",), min_count=2))
+    return toy_meds.parent / "tokens"
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The real data folder; the test is skipped where EHRJAX_DATA does not name one."""
+    if not os.environ.get("EHRJAX_DATA"):
+        pytest.skip("EHRJAX_DATA does not name the folder of real data")
+    return Path(os.environ["EHRJAX_DATA"])
+
+
+def verb(name: str, *arguments: object, devices: int = 1, env: dict[str, str] | None = None) -> subprocess.Popen:
+    """Starts `python -m ehrjax.<name> ...` with its own number of CPU devices, stdout and stderr piped."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONUNBUFFERED": "1",
+        **(env or {}),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", f"ehrjax.{name}", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_verb(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
+    """Runs a verb to its end."""
+    process = verb(name, *arguments, **options)
+    out, err = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def refused(name: str, *arguments: object, **options: object) -> str:
+    """Runs a verb that must refuse its input: exit code 2, one sentence on stderr, no traceback."""
+    result = run_verb(name, *arguments, **options)
+    assert result.returncode == 2, (result.returncode, result.stdout, result.stderr)
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0].removeprefix("error: ")
