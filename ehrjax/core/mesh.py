@@ -5,7 +5,7 @@ Axes: `data` splits rows, `fsdp` splits rows and parameters, `tensor` splits the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,26 +41,27 @@ class Settings:
     tensor: int = 1
 
 
-def make(settings: Settings) -> Mesh:
-    """A mesh over all devices.
+def make(settings: Settings, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices, or over those given.
 
     The axis types are Auto: with jax's default (Explicit) a sharding constraint would only assert.
 
     Raises:
       InputError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else devices
     for name in ("fsdp", "tensor"):
         if getattr(settings, name) < 1:
             raise InputError(f"config.mesh.{name} is {getattr(settings, name)}; it must be at least 1.")
     rest = settings.fsdp * settings.tensor
-    data = devices // rest if settings.data == -1 else settings.data
-    if data < 1 or data * rest != devices:
+    data = len(devices) // rest if settings.data == -1 else settings.data
+    if data < 1 or data * rest != len(devices):
         raise InputError(
             f"config.mesh asks for data={settings.data} x fsdp={settings.fsdp} x tensor={settings.tensor}, "
-            f"which does not make the {devices} devices that there are."
+            f"which does not make the {len(devices)} devices that there are."
         )
-    return jax.make_mesh((data, settings.fsdp, settings.tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    shape = (data, settings.fsdp, settings.tensor)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:

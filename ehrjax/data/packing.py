@@ -28,13 +28,13 @@ class Plan:
 
 
 def plan(lengths: np.ndarray, capacity: int, max_segments: int, seed: int | None, epoch: int = 0) -> Plan:
-    """Packs windows into rows by best fit over a shuffled order, in blocks of about a million windows.
+    """Packs windows into rows by best fit, longest first, in shuffled blocks of about a million windows.
 
     Args:
       lengths: [W] tokens a window, 1 .. capacity.
       capacity: tokens a row.
       max_segments: windows a row at most.
-      seed: shuffles windows, blocks and rows; None keeps the given order (evaluation).
+      seed: shuffles windows (and so blocks) and rows; None keeps the given order (evaluation).
       epoch: another epoch shuffles differently.
 
     Raises:
@@ -49,7 +49,11 @@ def plan(lengths: np.ndarray, capacity: int, max_segments: int, seed: int | None
         order = _generator(seed, epoch, "windows").permutation(len(lengths))
     rows: list[list[int]] = []
     for start in range(0, len(order), BLOCK):
-        block = _best_fit(order[start : start + BLOCK].tolist(), lengths, capacity, max_segments)
+        chosen = order[start : start + BLOCK]
+        # Longest first leaves the small ones to fill the gaps; equal lengths stay in shuffled order, so that
+        # who shares a row still changes from epoch to epoch.
+        chosen = chosen[np.argsort(-lengths[chosen], kind="stable")]
+        block = _best_fit(chosen.tolist(), lengths, capacity, max_segments)
         if seed is not None:
             shuffled = _generator(seed, epoch, "rows", start).permutation(len(block))
             block = [block[i] for i in shuffled]

@@ -74,13 +74,10 @@ def read(input: str | Path, output: str | Path, *, progress: Progress | None = N
     with files.written_folder(output, what="MEDS dataset") as folder:
         writer = MedsWriter(folder, dataset_name="MIMIC-IV", dataset_version="2.x or 3.x")
         buckets = Buckets(folder / "buckets", Buckets.count_for(text_bytes, BUCKET_BYTES))
-        try:
-            titles = codes.read_titles(input)
-            titles.own.update(_spill(paths, sizes, buckets, tallies, report))
-            report("writing", report.total)
-            counts, subjects = _write(buckets, writer, tallies)
-        finally:
-            buckets.close()
+        titles = codes.read_titles(input)
+        titles.own.update(_spill(paths, sizes, buckets, tallies, report))
+        report("writing", report.total)
+        counts, subjects = _write(buckets, writer, tallies)
         (folder / "buckets").rmdir()
         families: Counter[str] = Counter()
         for name, count in counts.items():

@@ -220,16 +220,14 @@ class KeyIndex:
 class Buckets:
     """Temporary files, each with all events of its share of the subjects, chosen by a stable hash."""
 
-    # Each has an open file, and some systems allow a process no more than 256.
-    MOST = 200
+    MOST = 1000
+    # So that a bucket is written in pieces worth writing, however many buckets there are.
+    HELD_EVENTS = 500_000
 
     def __init__(self, folder: Path, count: int) -> None:
         folder.mkdir(parents=True)
         self._paths = [folder / f"{number:04d}.arrows" for number in range(count)]
-        self._schema = pa.schema(
-            [f for f in pl.DataFrame(schema=SPILLED).to_arrow(compat_level=pl.CompatLevel.oldest()).schema]
-        )
-        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+        self._held: list[pl.DataFrame] = []
 
     @classmethod
     def count_for(cls, text_bytes: int, bucket_bytes: int) -> int:
@@ -238,39 +236,38 @@ class Buckets:
 
     def add(self, events: pl.DataFrame) -> None:
         """Appends each event to its subject's bucket."""
-        if not len(events):
+        self._held.append(events)
+        if sum(map(len, self._held)) >= self.HELD_EVENTS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._held:
             return
-        if len(self._paths) == 1:
-            self._write(0, events)
-            return
+        events, self._held = pl.concat(self._held), []
         mixed = events["subject_id"].to_numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         number = ((mixed >> np.uint64(32)) % np.uint64(len(self._paths))).astype(np.int64)
         order = np.argsort(number, kind="stable")
         events, number = events[order], number[order]
-        starts = np.flatnonzero(np.r_[True, number[1:] != number[:-1]])
+        starts = np.flatnonzero(np.r_[True, number[1:] != number[:-1]]) if len(number) else []
         for start, end in zip(starts, [*starts[1:], len(events)]):
-            self._write(int(number[start]), events[int(start) : int(end)])
-
-    def _write(self, number: int, events: pl.DataFrame) -> None:
-        if number not in self._writers:
-            options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self._writers[number] = pa.ipc.new_stream(str(self._paths[number]), self._schema, options=options)
-        self._writers[number].write_table(
-            events.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._schema)
-        )
+            table = events[int(start) : int(end)].to_arrow(compat_level=pl.CompatLevel.oldest())
+            # A stream of its own each time: no file stays open, as many systems allow a process only 256.
+            with open(self._paths[number[start]], "ab") as file:
+                options = pa.ipc.IpcWriteOptions(compression="lz4")
+                with pa.ipc.new_stream(file, table.schema, options=options) as stream:
+                    stream.write_table(table)
 
     def drain(self) -> Iterator[pl.DataFrame]:
         """Yields the buckets one after another and removes their files."""
-        self.close()
+        self._flush()
         for path in self._paths:
             if path.exists():
-                with pa.ipc.open_stream(str(path)) as reader:
-                    events = pl.DataFrame(pl.from_arrow(reader.read_all()))
+                pieces, size = [], path.stat().st_size
+                with pa.OSFile(str(path)) as file:
+                    while file.tell() < size:
+                        with pa.ipc.open_stream(file) as stream:
+                            pieces.append(stream.read_all())
+                events = pl.DataFrame(pl.from_arrow(pa.concat_tables(pieces)))
+                del pieces
                 path.unlink()
                 yield events
-
-    def close(self) -> None:
-        """Closes the files, so that their folder can be removed; adding after that is an error."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}

@@ -111,7 +111,7 @@ def generate(seed: int, patients: int = 12, rows: int = 12) -> Tables:
             length = draw.randint(-1, 240) if draw.random() < 0.9 else -5
             leaves = start + datetime.timedelta(hours=length)
             is_open = draw.random() < 0.1
-            dies = draw.random() < 0.15
+            dies = draw.random() < 0.25
             made["hosp/admissions"].append(
                 {
                     **who,
@@ -265,7 +265,7 @@ def generate(seed: int, patients: int = 12, rows: int = 12) -> Tables:
             start = leaves + datetime.timedelta(hours=draw.randint(3, 3000))
         dod = ""
         if death is not None:
-            dod = str(death + datetime.timedelta(days=draw.choice([0, 0, 0, -1, 1])))[:10]
+            dod = str(death + datetime.timedelta(days=draw.choice([0, 0, -1, 1])))[:10]
         elif draw.random() < 0.3:
             dod = str(start + datetime.timedelta(days=40))[:10]
         made["hosp/patients"].append(

@@ -313,6 +313,18 @@ def test_deleting_the_future_leaves_the_past_as_it_was(seed, share, tmp_path):
     assert 0 < kept < len(full)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_nothing_is_told_in_advance_while_something_is_pending(seed, tmp_path):
+    """The moments where it is easiest to know too much: between registration and admission, at a death."""
+    tables = layout.generate(seed)
+    full = convert(tables, tmp_path / "full")
+    admissions, dod = tables["hosp/admissions"], tables["hosp/patients"]["dod"].drop_nulls()
+    moments = [*admissions["edregtime"].drop_nulls(), *admissions["deathtime"].drop_nulls()]
+    moments += [f"{day} {NIGHT}" for day in dod]
+    for number, t in enumerate(moments):
+        check_deletion(tables, full, t, tmp_path / str(number))
+
+
 @pytest.mark.data
 @needs_demo
 @pytest.mark.parametrize("share", [0.3, 0.7])

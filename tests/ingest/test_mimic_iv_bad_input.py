@@ -1,4 +1,4 @@
-"""What the MIMIC-IV reader refuses: one sentence that names the file and the line or column, nothing written."""
+"""What the MIMIC-IV reader refuses, in one sentence that names the file and line, with nothing written."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ from ehrjax.ingest import meds as contract
 from ehrjax.ingest import synthetic
 from ehrjax.ingest.synthetic import clock
 from ehrjax.ingest.synthetic.chronic import CONDITIONS
+from ehrjax.ingest.synthetic.incidental import INCIDENTAL
 from ehrjax.ingest.synthetic.process import READMISSION_WINDOW, build
+from ehrjax.ingest.synthetic.reasons import REASONS
 from ehrjax.ingest.synthetic.record import code_table
-from ehrjax.ingest.synthetic.reasons import INCIDENTAL, REASONS
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +82,22 @@ def test_discharge_diagnoses_are_not_known_before_the_discharge(events):
         (pl.col("code") == "ENCOUNTER//INPATIENT").any().over("visit_id").alias("stay")
     )
     stays = stays.filter("stay").with_columns(
-        pl.col("time").filter(pl.col("code").str.starts_with("DISCHARGE//")).first().over("visit_id").alias("leave"),
+        pl.col("time")
+        .filter(pl.col("code").str.starts_with("DISCHARGE//"))
+        .first()
+        .over("visit_id")
+        .alias("leave"),
         # A condition first found on the ward is noted when it is found.
         pl.col("code").str.starts_with("REASON//EVALUATION").any().over("visit_id", "time").alias("found"),
     )
     diagnoses = stays.filter(pl.col("code").str.starts_with("ICD10CM//") & ~pl.col("found"))
     assert len(diagnoses) > 500
     assert (diagnoses["time"] == diagnoses["leave"]).all()
-    assert (stays.filter(pl.col("leave").is_not_null()).select(pl.col("time") <= pl.col("leave"))).to_series().all()
+    assert (
+        (stays.filter(pl.col("leave").is_not_null()).select(pl.col("time") <= pl.col("leave")))
+        .to_series()
+        .all()
+    )
     found = stays.filter("found")
     assert len(found) > 0
 

@@ -11,7 +11,7 @@ import pytest
 
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import synthetic
-from ehrjax.ingest.synthetic import clock, filtering, process, record, simulate
+from ehrjax.ingest.synthetic import clock, filtering, lives, process, record
 from ehrjax.ingest.synthetic.evidence import SPAN, read_evidence
 from ehrjax.ingest.synthetic.process import DEATH, GROUP_OF, GROUP_PROFILE, GROUPS
 from ehrjax.ingest.synthetic.reasons import DETECTION, FOLLOW_UP, INPATIENT, REASONS
@@ -34,7 +34,10 @@ def test_binned_probabilities_match_observed_rates(hospital, task):
     order = np.argsort(p)
     spread = np.cumsum((p * (1 - p))[order])
     bins = np.minimum((spread / spread[-1] * 10).astype(int), 9)
-    z = [(outcome - p)[order][bins == b].sum() / np.sqrt((p * (1 - p))[order][bins == b].sum()) for b in range(10)]
+    z = [
+        (outcome - p)[order][bins == b].sum() / np.sqrt((p * (1 - p))[order][bins == b].sum())
+        for b in range(10)
+    ]
     assert np.abs(z).max() < 3.5, z
     assert np.sum(np.square(z)) < 29.6, z  # chi-squared with 10 degrees of freedom, upper 0.1 %
 
@@ -69,12 +72,14 @@ def test_the_future_changes_nothing(hospital, task):
     events, labels, probability = hospital
     for row in (0, len(labels[task]) // 2):
         subject, time, _ = labels[task].row(row)
-        history = events.filter((pl.col("subject_id") == subject))
+        history = events.filter(pl.col("subject_id") == subject)
         past = history.filter(pl.col("time").is_null() | (pl.col("time") <= time))
         future = events.filter((pl.col("subject_id") == subject + 1) & (pl.col("time") > time))
-        changed = pl.concat([past, future.with_columns(subject_id=pl.lit(subject))])
+        changed = pl.concat([past, future.with_columns(subject_id=pl.lit(subject, pl.Int64))])
         for given in (past, history, changed):
-            assert synthetic.true_probability(given, time, task) == pytest.approx(probability[task][row], rel=1e-4)
+            assert synthetic.true_probability(given, time, task) == pytest.approx(
+                probability[task][row], rel=1e-4
+            )
 
 
 def test_labels_follow_the_calendar(hospital):
@@ -110,7 +115,9 @@ def test_predictions_that_have_no_truth_are_refused(hospital):
     diagnosed = events.filter(pl.col("code") == "ICD10CM//E11.9").row(0, named=True)
     with pytest.raises(InputError, match="first diagnosis"):
         synthetic.true_probability(
-            events.filter(pl.col("subject_id") == diagnosed["subject_id"]), diagnosed["time"], "new_diabetes_1y"
+            events.filter(pl.col("subject_id") == diagnosed["subject_id"]),
+            diagnosed["time"],
+            "new_diabetes_1y",
         )
 
 
@@ -122,7 +129,7 @@ def _rate(tiny, group, state, age, sex):
 
 
 def _log_likelihood(tiny, history, state, start, stop, *, closed):
-    """Log likelihood of what `history` holds in [start, stop) (or [start, stop]) in one state, hour by hour."""
+    """Log likelihood of what `history` holds from start to stop in one state, hour by hour."""
     events = [
         (int((time - clock.EPOCH).total_seconds()), code, value)
         for time, code, value in history.filter(pl.col("time") >= clock.EPOCH)
@@ -137,7 +144,9 @@ def _log_likelihood(tiny, history, state, start, stop, *, closed):
         name: min((t for t, code, _ in events if code in mark.codes), default=np.inf)
         for name, mark in zip(["diabetes", "hypertension", "heart_failure", "kidney", "copd"], tiny.diagnoses)
     }
-    stays = sorted((t, code) for t, code, _ in events if code == "ENCOUNTER//INPATIENT" or code.startswith("DISCHARGE"))
+    stays = sorted(
+        (t, code) for t, code, _ in events if code == "ENCOUNTER//INPATIENT" or code.startswith("DISCHARGE")
+    )
     total = 0.0
     cuts = {start, stop, *range(-(-start // 3600) * 3600, stop, 3600)}
     cuts |= {t + d for t, _, _ in events for d in (0, 20 * 3600, 30 * 86400)}
@@ -205,9 +214,9 @@ def _transition(tiny, age, sex):
 def test_the_filter_equals_summing_over_every_path():
     tiny = process.build((2, 1, 1, 1, 2, 1, 1))
     assert tiny.states == 4
-    rng = simulate.generator(3, 0)
-    lives = simulate.simulate_lives(tiny, rng, 300)
-    events = record.record(tiny, rng, lives, 1, 300)
+    rng = lives.generator(3, 0)
+    drawn = lives.simulate_lives(tiny, rng, 300)
+    events = record.record(tiny, rng, drawn, 1, 300)
     evidence = read_evidence(tiny, events)
     checked = 0
     # Subjects with a discharge soon after registration, asked some hours into the fifth month.
@@ -246,7 +255,7 @@ def test_the_filter_equals_summing_over_every_path():
 
 @pytest.mark.parametrize("group", [(DEATH, None), (DETECTION, "diabetes"), (INPATIENT, None)])
 def test_outcome_probability_equals_small_steps(group):
-    """Against death and changing states, minute-by-minute products give the same probability."""
+    """Against death and changing states, products over ten minutes at a time give the same probability."""
     tiny = process.build((2, 1, 1, 1, 2, 1, 1))
     column, death, sex = GROUP_OF[group], GROUP_OF[DEATH, None], 1
     time, horizon = int(clock.MONTH_STARTS[30]) + 17 * 86400 + 33_333, 75 * 86400
@@ -263,7 +272,9 @@ def test_outcome_probability_equals_small_steps(group):
             alive = alive @ _transition(tiny, before, sex)
         first, last = GROUP_PROFILE[column]
         is_open = first <= (now + width / 2) % 86400 / 3600 < last
-        rate = _rate(tiny, column, slice(None), age, sex) * 2.5 * is_open * 24 / (last - first) * width / 86400
+        rate = (
+            _rate(tiny, column, slice(None), age, sex) * 2.5 * is_open * 24 / (last - first) * width / 86400
+        )
         dying = _rate(tiny, death, slice(None), age, sex) * width / 86400 * (column != death)
         if column == death:
             rate = rate / 2.5

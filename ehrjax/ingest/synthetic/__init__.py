@@ -1,9 +1,9 @@
-"""The synthetic hospital: a known stochastic process that writes MEDS, and the true probabilities of its tasks.
+"""The synthetic hospital: a known stochastic process that writes MEDS, and the true probability of its tasks.
 
-The hidden state is small and discrete, so an exact forward filter (`filtering`) gives the probability of each of
-TASKS given everything recorded so far. Order of reading: `process` (the states and rates), `reasons` and
-`chronic` (the medicine), `simulate` and `record` (drawing lives and writing them down), `evidence` and
-`filtering` (reading the record back), `tasks`.
+The hidden state is small and discrete, so an exact forward filter (`filtering`) gives the probability of
+each of TASKS given everything recorded so far. Order of reading: `process` (the states and rates), `reasons`,
+`chronic`, `laboratory` (the medicine), `lives` and `record` (drawing lives and writing them down),
+`evidence` and `filtering` (reading the record back), `tasks`.
 """
 
 from ehrjax.ingest.synthetic.process import VERSION

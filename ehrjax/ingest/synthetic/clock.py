@@ -1,7 +1,7 @@
 """The hospital's clock: its days, months, opening hours and last day of data.
 
-Time is counted in whole seconds from EPOCH. The hidden state of a person is constant within a *month*: month k
-starts at midnight of day floor(365 k / 12), so twelve months are always exactly 365 days.
+Time is counted in whole seconds from EPOCH. The hidden state of a person is constant within a *month*: month
+k starts at midnight of day floor(365 k / 12), so twelve months are always exactly 365 days.
 """
 
 from __future__ import annotations

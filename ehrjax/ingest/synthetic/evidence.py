@@ -1,4 +1,4 @@
-"""Reads MEDS events back into what the filter needs: who, which observations when, and how long each risk lasted.
+"""Reads MEDS events back into what the filter needs: who, what was observed when, how long each risk lasted.
 
 Nothing here knows the simulator: birth, sex, registration, stays, known conditions and observations all come
 from the recorded codes, times and values.
@@ -16,7 +16,7 @@ import polars as pl
 from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import BIRTH, DEATH
 from ehrjax.ingest.synthetic import clock
-from ehrjax.ingest.synthetic.chronic import LABS
+from ehrjax.ingest.synthetic.laboratory import LABS
 from ehrjax.ingest.synthetic.process import (
     DISCHARGE,
     GROUP_OF,
@@ -32,7 +32,8 @@ from ehrjax.ingest.synthetic.reasons import REASONS
 from ehrjax.ingest.synthetic.record import DIED, REGISTRATION
 
 ADMISSION = "ENCOUNTER//INPATIENT"
-# A subject's times share one sorted axis: subject * SPAN + seconds. SPAN exceeds every time from EPOCH to END.
+# A subject's times share one sorted axis: subject * SPAN + seconds. SPAN exceeds every time from EPOCH to
+# END.
 SPAN = 1 << 30
 
 
@@ -113,9 +114,10 @@ def read_evidence(process: Process, events: pl.DataFrame) -> Evidence:
     table, lookup = _observations(process.sizes)
     ids, subject = np.unique(events["subject_id"].to_numpy(), return_inverse=True)
     n = len(ids)
+    seconds = seconds_of(events["time"].fill_null(clock.EPOCH))
     events = events.select(
-        pl.Series("subject", subject), "code", "numeric_value", pl.Series("seconds", seconds_of(events["time"].fill_null(clock.EPOCH)))
-    )  # fmt: skip
+        pl.Series("subject", subject), "code", "numeric_value", pl.Series("seconds", seconds)
+    )
 
     def first(codes: list[str], otherwise: int) -> np.ndarray:
         found = events.filter(pl.col("code").is_in(codes)).group_by("subject").agg(pl.col("seconds").min())

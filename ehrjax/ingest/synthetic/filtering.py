@@ -30,8 +30,8 @@ def beliefs(process: Process, evidence: Evidence, subject: np.ndarray, time: np.
     wrong = (time < evidence.entry[subject]) | (time >= evidence.death[subject]) | (time > clock.END)
     if wrong.any():
         raise InputError(
-            f"{wrong.sum()} of {len(time)} prediction times lie before registration, at or after death, or after"
-            f" the end of the data ({clock.EPOCH.date()} + {clock.END // clock.DAY} days)."
+            f"{wrong.sum()} of {len(time)} prediction times lie before registration, at or after death, or"
+            f" after the end of the data ({clock.EPOCH.date()} + {clock.END // clock.DAY} days)."
         )
     until = np.full(len(evidence.subject_ids), -1)
     np.maximum.at(until, subject, time)

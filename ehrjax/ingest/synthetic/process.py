@@ -15,9 +15,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ehrjax.ingest.synthetic import chronic, clock
-from ehrjax.ingest.synthetic.chronic import CONDITIONS, DISPOSITIONS, LABS, RXNORM, Lab, Option
-from ehrjax.ingest.synthetic.reasons import DETECTION, EMERGENCY, FOLLOW_UP, INPATIENT, REASONS, ROUTINE
+from ehrjax.ingest.synthetic import clock
+from ehrjax.ingest.synthetic.chronic import CONDITIONS, DISPOSITIONS, Option
+from ehrjax.ingest.synthetic.drugs import RXNORM
+from ehrjax.ingest.synthetic.laboratory import LABS, Lab
+from ehrjax.ingest.synthetic.reasons import (
+    DETECTION,
+    EMERGENCY,
+    FOLLOW_UP,
+    INPATIENT,
+    REASONS,
+    ROUTINE,
+    Effects,
+)
 
 VERSION = "1"
 COMPONENTS: dict[str, int] = {
@@ -33,8 +43,8 @@ CHRONIC = ("diabetes", "cardiac", "renal", "pulmonary")
 AGES = 101
 DAYS_A_MONTH = 365 / 12
 
-# Groups of things that happen, each with one factor by age and one by context; FOLLOW_UP and DETECTION have one
-# group for each condition. The order is that of the columns of every [.., groups] array.
+# Groups of things that happen, each with one factor by age and one by context; FOLLOW_UP and DETECTION have
+# one group for each condition. The order is that of the columns of every [.., groups] array.
 DEATH, DISCHARGE = "death", "discharge"
 GROUPS: tuple[tuple[str, str | None], ...] = (
     (DEATH, None),
@@ -274,12 +284,12 @@ def icd_code(name: str) -> str:
 
 
 def drug_code(name: str) -> str:
-    """The MEDS code of a drug by its name in `chronic.RXNORM`."""
+    """The MEDS code of a drug by its name in `drugs.RXNORM`."""
     return f"RXNORM//{RXNORM[name]}"
 
 
 # Chronic components: probability a month of leaving each stage at age 55, and the effects of the others.
-_ADVANCE: dict[str, tuple[tuple[float, ...], chronic.Effects]] = {
+_ADVANCE: dict[str, tuple[tuple[float, ...], Effects]] = {
     "diabetes": (
         (0.0009, 0.006),
         {"cardiac": (0.0, 0.4, 0.5, 0.5), "frailty": (0.0, 0.5), "activity": (0.0, 0.3, 0.5)},
@@ -309,7 +319,7 @@ _ADVANCE_AGE = {
 # Up: stable to unstable, unstable to decompensated; down: the ways back.
 _ACTIVITY_UP = (0.012, 0.14)
 _ACTIVITY_DOWN = (0.20, 0.25)
-_ACTIVITY_EFFECTS: chronic.Effects = {
+_ACTIVITY_EFFECTS: Effects = {
     "cardiac": (0.0, 0.2, 0.9, 1.4),
     "renal": (0.0, 0.3, 0.8),
     "pulmonary": (0.0, 0.7),
@@ -317,7 +327,7 @@ _ACTIVITY_EFFECTS: chronic.Effects = {
     "frailty": (0.0, 0.5),
 }
 _DEATH_RATE = 0.00012
-_DEATH_EFFECTS: chronic.Effects = {
+_DEATH_EFFECTS: Effects = {
     "diabetes": (0.0, 0.1, 0.3),
     "cardiac": (0.0, 0.1, 0.3, 0.6),
     "renal": (0.0, 0.2, 0.4),
@@ -326,7 +336,7 @@ _DEATH_EFFECTS: chronic.Effects = {
     "frailty": (0.0, 0.5),
 }
 _DISCHARGE_RATE = 0.35
-_DISCHARGE_EFFECTS: chronic.Effects = {"activity": (0.0, -0.4, -0.9), "frailty": (0.0, -0.3)}
+_DISCHARGE_EFFECTS: Effects = {"activity": (0.0, -0.4, -0.9), "frailty": (0.0, -0.3)}
 # Growth of each rate by year of age from 50, and the factor of men.
 _RATE_AGE = {
     DEATH: (0.055, 1.2),

@@ -1,8 +1,8 @@
 """Turns lives into records: the MEDS events of every visit, each drawn given the state at its own moment.
 
-Whatever depends on the hidden state is drawn as exactly one outcome of a `Mark` at the event's own time; whether
-and when something is ordered or noted depends on the record alone. So the absence of an event never says
-anything about the state beyond the visit rates, and a record cut at any moment has an exact likelihood.
+Whatever depends on the hidden state is drawn as exactly one outcome of a `Mark` at the event's own time;
+whether and when something is ordered or noted depends on the record alone. So the absence of an event never
+says anything about the state beyond the visit rates, and a record cut at any moment has an exact likelihood.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import polars as pl
 
 from ehrjax.ingest.meds import BIRTH, DEATH, EVENT_SCHEMA, VISIT_COLUMN, order_events
 from ehrjax.ingest.synthetic import clock
-from ehrjax.ingest.synthetic.chronic import CONDITIONS, DISPOSITIONS, LABS, RXNORM
+from ehrjax.ingest.synthetic.chronic import CONDITIONS, DISPOSITIONS
+from ehrjax.ingest.synthetic.drugs import RXNORM
+from ehrjax.ingest.synthetic.incidental import INCIDENTAL
+from ehrjax.ingest.synthetic.laboratory import LABS
+from ehrjax.ingest.synthetic.lives import NEVER, Lives
 from ehrjax.ingest.synthetic.process import Mark, Process, drug_code, icd_code
 from ehrjax.ingest.synthetic.reasons import (
     DETECTION,
     EMERGENCY,
     FOLLOW_UP,
-    INCIDENTAL,
     INPATIENT,
     ORDERED,
     REASONS,
 )
-from ehrjax.ingest.synthetic.simulate import NEVER, Lives
 
 RACES = {"WHITE": 0.62, "BLACK": 0.15, "HISPANIC": 0.14, "ASIAN": 0.06, "OTHER": 0.03}
 INSURANCES = ("PRIVATE", "MEDICARE", "MEDICAID", "NONE")
@@ -40,7 +42,7 @@ _LAB_INDEX = {lab.name: index for index, lab in enumerate(LABS)}
 _VITALS = {"systolic": 0.5, "diastolic": 0.5, "spo2": 0.1, "bmi": 0.15}
 _DAILY = {name: 0.25 for name in ("glucose", "creatinine", "sodium", "potassium", "hemoglobin", "leukocytes")}
 _DAILY |= {"systolic": 0.4, "spo2": 0.3, "crp": 0.15, "bnp": 0.08}
-# How often a known chronic condition is coded and its treatment renewed: at its own review, elsewhere, on leaving.
+# How often a known chronic condition is coded and its treatment renewed.
 _CODED = {"own": 0.95, "visit": 0.25, "stay": 0.8}
 _RENEWED = {"own": 0.9, "visit": 0.12, "stay": 0.6}
 
@@ -263,7 +265,8 @@ def _write_diagnoses(
         _draw(rows, process.diagnoses[index], rng, lives, opened, lives.time[opened])
         coded = _known(rng, lives, closing, of, index, _CODED)
         _draw(rows, process.diagnoses[index], rng, lives, coded, closing[coded])
-    incidental = np.flatnonzero((rng.random(len(closing)) < 0.3) & (closing < clock.END))
+    noted = rng.random(len(closing)) < 0.3
+    incidental = np.flatnonzero(noted & ~lives.ward & (closing < clock.END))
     codes = rows.numbers(icd_code(name) for name in INCIDENTAL)
     rank = _zipf(rng, len(incidental), len(codes))
     rows.add(lives.subject[incidental], closing[incidental], codes[rank], visit=lives.stay[incidental])
@@ -289,7 +292,7 @@ def _known(
     index: int,
     chance: dict[str, float],
 ) -> np.ndarray:
-    """The visits [n] at which a condition on record by `time` is noted, by the chances of `_CODED` or `_RENEWED`."""
+    """The visits [n] at which a condition on record by `time` is noted, by `chance` (_CODED or _RENEWED)."""
     own_reason = np.array([r.setting == FOLLOW_UP and r.condition == CONDITIONS[index].name for r in REASONS])
     own = own_reason[lives.reason]
     likely = np.select([own, of == INPATIENT], [chance["own"], chance["stay"]], chance["visit"])
@@ -308,7 +311,7 @@ def _write_ranked(
     *,
     again: float,
 ) -> None:
-    """Writes for each visit a code from its reason's list, the earlier the likelier, and with `again` the next."""
+    """Writes for each visit a code of its reason, the earlier the likelier, and with `again` the next."""
     longest = max(len(codes) for codes in lists)
     table = np.zeros((len(lists), longest), np.int64)
     length = np.array([len(codes) for codes in lists])

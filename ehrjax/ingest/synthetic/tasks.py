@@ -1,7 +1,7 @@
 """The tasks whose true probability is known: prediction times, outcomes, and the exact probability of each.
 
-Every outcome is defined on the calendar and on the record alone. A prediction made at time t knows every event
-with a time up to and including t, and that nothing else had been recorded by t; the outcome lies in
+Every outcome is defined on the calendar and on the record alone. A prediction made at time t knows every
+event with a time up to and including t, and that nothing else had been recorded by t; the outcome lies in
 (t, t + horizon]. A subject who dies within the horizon without the outcome does not have it.
 """
 
@@ -77,8 +77,8 @@ TASKS: dict[str, Task] = {
         *(
             Task(
                 f"new_{name}_1y",
-                f"First recorded diagnosis of {name.replace('_', ' ')} within 365 days; predicted every 365 days"
-                " from registration while there is none on record, from age 30.",
+                f"First recorded diagnosis of {name.replace('_', ' ')} within 365 days; predicted every 365"
+                " days from registration while there is none on record, from age 30.",
                 clock.YEAR,
                 GROUP_OF[DETECTION, name],
                 condition=_CONDITION[name],
@@ -189,9 +189,9 @@ def true_probabilities(
       [rows of labels] float64.
 
     Raises:
-      InputError: the task is unknown; a subject has no events, or is not of the synthetic hospital; a prediction
-        time lies outside the subject's life or the data; readmission is asked elsewhere than at a discharge; a
-        new diagnosis is asked that is on record already.
+      InputError: the task is unknown; a subject has no events, or is not of the synthetic hospital; a
+        prediction time lies outside the subject's life or the data; readmission is asked elsewhere than at a
+        discharge; a new diagnosis is asked that is on record already.
     """
     return all_true_probabilities(events, {task: labels}, process=process)[task]
 
@@ -246,9 +246,15 @@ def _in_pieces(
         part = slice(start, start + 256)
         who = subject[part]
         probability[part] = outcome_probability(
-            process, belief[which[part]], evidence.birth[who], evidence.sex[who], time[part], task.horizon, task.group,
+            process,
+            belief[which[part]],
+            evidence.birth[who],
+            evidence.sex[who],
+            time[part],
+            task.horizon,
+            task.group,
             factor[part],
-        )  # fmt: skip
+        )
     return np.clip(probability, 0.0, 1.0)
 
 

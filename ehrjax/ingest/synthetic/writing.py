@@ -11,9 +11,9 @@ from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import MedsWriter
 from ehrjax.ingest.synthetic import clock
+from ehrjax.ingest.synthetic.lives import CHUNK, generator, simulate_lives
 from ehrjax.ingest.synthetic.process import VERSION, build
 from ehrjax.ingest.synthetic.record import code_table, record
-from ehrjax.ingest.synthetic.simulate import CHUNK, generator, simulate_lives
 
 
 def simulate(patients: int, seed: int) -> Iterator[pl.DataFrame]:

@@ -1,7 +1,7 @@
 """Draws lives from the process: hidden states, visits, stays and deaths of one chunk of subjects at a time.
 
-A chunk always holds CHUNK subjects with a random stream of its own, so a subject's life depends on the seed and
-its number alone, not on how many subjects are asked for.
+A chunk always holds CHUNK subjects with a random stream of its own, so a subject's life depends on the seed
+and its number alone, not on how many subjects are asked for.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEVER = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Lives:
-    """What happened to a chunk of subjects. Times are int64 seconds from `clock.EPOCH`; NEVER where not at all.
+    """What happened to a chunk of subjects. Times are int64 seconds from `clock.EPOCH`, NEVER if not at all.
 
     Attributes:
       sex, birth, entry, death: [subjects]; sex 0 is female, entry the time of registration.
@@ -94,7 +94,8 @@ class _Simulation:
             (np.cumsum(initial, axis=1) < rng.random(n)[:, None]).sum(1), process.states - 1
         )
         self.states = np.zeros((n, clock.MONTHS), np.int16)
-        # Context: the running stay (its row among the visits, -1 outside), and the last admission and discharge.
+        # Context: the running stay (its row among the visits, -1 outside), and the last admission and
+        # discharge.
         self.stay = np.full(n, -1)
         self.admitted = np.full(n, -1)
         self.discharged = np.full(n, -1)
@@ -126,7 +127,7 @@ class _Simulation:
         )  # fmt: skip
 
     def _advance(self, who: np.ndarray, month: int) -> None:
-        """Carries the hidden state of subjects `who` over the end of `month`, as `Process.step` does beliefs."""
+        """Carries the states of subjects `who` over the end of `month`, as `Process.step` does beliefs."""
         process, age, sex = self.process, clock.age_years(month, self.birth[who]), self.sex[who]
         state = self.state[who]
         uniform = self.rng.random((len(who), len(CHRONIC) + 1))
@@ -139,8 +140,8 @@ class _Simulation:
         self.state[who] = state + process.stride("activity") * (new - process.stage["activity"][state])
 
     def _live(self, who: np.ndarray, month: int) -> None:
-        """Lets subjects `who` live through `month`, drawing the next event of each until the month is over."""
-        process, rng = self.process, self.rng
+        """Lets subjects `who` live through `month`, drawing event after event until it is over."""
+        process = self.process
         start, end = clock.MONTH_STARTS[month], clock.MONTH_STARTS[month + 1]
         now = np.maximum(self.entry[who], start)
         age = clock.age_years(month, self.birth[who])
@@ -167,7 +168,7 @@ class _Simulation:
             who, now, base = who[going], now[going], base[going]
 
     def _next(self, now: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The time [n] of each subject's next event at constant rates, and the profile [n] whose event it is."""
+        """The time [n] of each subject's next event at constant rates, and the profile [n] it is of."""
         times = np.full((len(clock.PROFILES), len(now)), np.inf)
         for index, profile in enumerate(clock.PROFILES):
             total = rates[:, [p == profile for p in GROUP_PROFILE]].sum(1)
