@@ -45,6 +45,7 @@ def get_config(arg: str = "medium") -> ConfigDict:
     config.model.scan = True
     config.model.attention_implementation = "auto"
 
+    config.init = ConfigDict(dict(checkpoint="", skip=()))
     config.objective = ConfigDict(dict(name="masked_codes", mask_rate=0.15, tied=False))
 
     config.data = ConfigDict()

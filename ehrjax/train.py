@@ -64,8 +64,9 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     from ehrjax.core.writer import Writer
     from ehrjax.data import pipeline, token_dataset
     from ehrjax.evals import tuning
-    from ehrjax.training import loop, optimizer, run, state, step
+    from ehrjax.training import initial, loop, optimizer, run, state, step
     from ehrjax.training import workdir as workdirs
+    from ehrjax.vocab import vocabulary as vocabularies
 
     if args is not None and args.coordinator:
         if None in (args.num_processes, args.process_id):
@@ -75,9 +76,16 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     optimizing = configs.into(optimizer.Settings, config["optimizer"], where="optimizer")
     mesh = meshes.make(configs.into(meshes.Settings, config["mesh"], where="mesh"))
     meshes.check_batch(mesh, config["batch_size"], optimizing.accumulate)
+    schedule_settings = configs.into(optimizer.ScheduleSettings, config["schedule"], where="schedule")
+    starting = configs.into(initial.Settings, config["init"], where="init")
+    configs.into(pipeline.Settings, config["data"], where="data")
+    run.build(config, vocabularies.smallest())  # refuses a bad config before anything is written
 
     if first:
-        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"The workdir {workdir} cannot be made ({error.strerror}); name another.") from error
         if not config["data"]["path"]:
             from ehrjax.data import embedded
 
@@ -97,13 +105,13 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     if num_steps < 1:
         raise InputError("config.num_steps and config.num_epochs are both 0; set one of them.")
 
-    schedule_settings = configs.into(optimizer.ScheduleSettings, config["schedule"], where="schedule")
     schedule = optimizer.make_schedule(schedule_settings, optimizing.learning_rate, num_steps)
     key = rng.key_for(config["seed"], "run")
     shapes = jax.eval_shape(parts.init, key)
     chosen = optimizer.make(optimizing, schedule, shapes)
     with jax.set_mesh(mesh):
         fresh, like = state.create(lambda: parts.init(key), chosen, mesh)
+    fresh = initial.start_from(starting, fresh, dataset.vocabulary)
     if first:
         workdirs.claim(workdir, config, dataset)
         print(

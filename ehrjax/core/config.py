@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,34 +34,40 @@ def from_argv(argv: Sequence[str]) -> ConfigDict:
     path = given[-1].split("=", 1)[1].split(":", 1)[0]
     if not Path(path).is_file():
         raise InputError(f"The config file {path} does not exist.")
+    known = _parse([given[-1]])
+    keys = set(flatten(known))
+    for argument in argv:
+        name = argument.split("=")[0].lstrip("-")
+        if name.startswith("config.") and name.removeprefix("config.") not in keys:
+            close = difflib.get_close_matches(name.removeprefix("config."), keys, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise InputError(f"The config {path} has no key {name.removeprefix('config.')!r}{hint}")
+    return _parse(argv)
+
+
+def _parse(argv: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    arguments = ["ehrjax", *argv]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=arguments)
     try:
-        rest = values(["ehrjax", *argv])
-    except (AttributeError, KeyError) as error:
-        raise InputError(f"The config {path} has no such key: {_first_line(error)}.") from error
+        rest = values(arguments)
     except flags.UnrecognizedFlagError as error:
-        raise InputError(f"Unknown argument --{error.flagname}{_suggest(error.flagname, path, argv)}.") from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise InputError(f"A config value cannot be used: {_first_line(error)}.") from error
+        raise InputError(f"Unknown argument --{error.flagname}; config values are --config.KEY=VALUE.") from error
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The config cannot be used: {_sentence(error)}.") from error
     if len(rest) > 1:
         raise InputError(f"Unknown argument {rest[1]}; config values are given as --config.KEY=VALUE.")
     return holder.value
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().strip("'\"")
-    return (text.splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _suggest(flag: str, path: str, argv: Sequence[str]) -> str:
-    """What the unknown config key may have meant."""
-    if not flag.startswith("config."):
-        return ""
-    base = [argument for argument in argv if argument.split("=")[0] == "--config"]
-    keys = list(flatten(from_argv(base)))
-    close = difflib.get_close_matches(flag.removeprefix("config."), keys, n=1)
-    return f": {path} has no key {flag.removeprefix('config.')!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+def _sentence(error: Exception) -> str:
+    """What the error says, in one line; of a config file that failed, its own exception's message."""
+    lines = [line.strip() for line in str(error).strip().strip("'\"").splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "whilst parsing config file" in lines[0]:
+        return re.sub(r"^\w+(Error|Exception): ", "", lines[-1]).rstrip(".")
+    return lines[0].rstrip(".")
 
 
 def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:

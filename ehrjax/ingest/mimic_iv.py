@@ -36,6 +36,7 @@ from ehrjax.ingest.raw_tables import (
 
 # A bucket of this much raw text is a few hundred MiB while it is sorted.
 BUCKET_BYTES = 64 << 20
+BLOCK_BYTES = raw_csv.BLOCK_BYTES
 # MIMIC-IV's tables shrink about tenfold under gzip.
 _GZIP_RATIO = 10
 
@@ -163,7 +164,9 @@ def _spill(
         if table.name in in_memory:
             batches: Iterator[pl.DataFrame] = iter([in_memory.pop(table.name)])
         else:
-            batches = raw_csv.read_batches(path, table.columns, on_bytes=report.during(table.name))
+            batches = raw_csv.read_batches(
+                path, table.columns, block_bytes=BLOCK_BYTES, on_bytes=report.during(table.name)
+            )
         for batch in batches:
             events = events_of(joined.attach(batch), table, index, tallies[table.name])
             buckets.add(events)

@@ -222,7 +222,7 @@ class Buckets:
 
     MOST = 1000
     # So that a bucket is written in pieces worth writing, however many buckets there are.
-    HELD_EVENTS = 500_000
+    HELD_EVENTS = 200_000
 
     def __init__(self, folder: Path, count: int) -> None:
         folder.mkdir(parents=True)

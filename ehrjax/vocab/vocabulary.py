@@ -107,6 +107,12 @@ def build(
     return Vocabulary(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
 
 
+def smallest() -> Vocabulary:
+    """The specials and one code: enough to check a config with."""
+    counts = pl.DataFrame({"str": ["x"], "code": ["x"], "bin": [None], "count": [1]})
+    return build(counts, min_count=1, bin_bounds={}, descriptions={})
+
+
 def read(path: str | Path) -> Vocabulary:
     """Reads vocab.csv.
 

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from ehrjax.ingest import mimic_iv, raw_csv
+from ehrjax.ingest import mimic_iv
 from ehrjax.ingest import mimic_iv_tables as mimic
 from ehrjax.ingest.meds import open_dataset
 from tests.ingest import mimic_iv_layout as layout
@@ -105,7 +105,7 @@ def test_compressed_tables_give_the_same_events(tables, converted, tmp_path):
 
 def test_blocks_and_buckets_do_not_change_the_events(tables, converted, tmp_path, monkeypatch):
     monkeypatch.setattr(mimic_iv, "BUCKET_BYTES", 20_000)
-    monkeypatch.setattr(raw_csv.read_batches, "__kwdefaults__", {"block_bytes": 4096, "on_bytes": None})
+    monkeypatch.setattr(mimic_iv, "BLOCK_BYTES", 4096)
     seen = []
     raw = layout.write(tables, tmp_path / "raw")
     mimic_iv.read(raw, tmp_path / "meds", progress=lambda *step: seen.append(step))
@@ -444,7 +444,7 @@ def test_memory_is_bounded_by_a_block_and_a_bucket_not_by_a_table(tmp_path, monk
         return counted
 
     monkeypatch.setattr(mimic_iv, "BUCKET_BYTES", 100_000)
-    monkeypatch.setattr(raw_csv.read_batches, "__kwdefaults__", {"block_bytes": 50_000, "on_bytes": None})
+    monkeypatch.setattr(mimic_iv, "BLOCK_BYTES", 50_000)
     monkeypatch.setattr(mimic_iv, "events_of", counting("block", mimic_iv.events_of, 0))
     monkeypatch.setattr(mimic_iv, "in_order", counting("bucket", mimic_iv.in_order, 0))
     most = {}
@@ -470,7 +470,7 @@ def test_memory_is_bounded_by_a_block_and_a_bucket_not_by_a_table(tmp_path, monk
         mimic_iv.read(layout.write(tables, tmp_path / f"raw{times_longer}"), tmp_path / f"meds{times_longer}")
         most[times_longer] = dict(held)
     assert most[1]["block"] < 3_500, "patients and labs come in pieces"
-    assert most[8]["block"] <= max(1.1 * most[1]["block"], len(subjects)), "patients alone are held whole"
+    assert most[8]["block"] <= max(1.1 * most[1]["block"], len(subjects)), "only patients are held whole"
     assert most[8]["bucket"] < 1.5 * most[1]["bucket"]
 
 
