@@ -26,7 +26,8 @@ class Checkpoints:
     """A sequence of checkpoints, each the arrays of a state and a JSON object of host-side progress."""
 
     def __init__(self, folder: str | Path, *, keep: int = KEEP) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # What goes wrong comes back as an exception; the log would print its traceback as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = Path(folder).absolute()
         policies = ocp.training.preservation_policies
         self._orbax = ocp.training.Checkpointer(

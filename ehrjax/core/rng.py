@@ -38,7 +38,8 @@ def bits(words: Words, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     and recomputes it in the backward pass instead of storing it. Because the counter is the *global* index, the values
     are the same on any number of devices. The mixer is Chris Wellons' `lowbias32` (public domain,
     github.com/skeeto/hash-prospector) with the second word added between its rounds, so that two keys are not
-    shifted copies of one another. Meant for dropout and masking, not for cryptography.
+    shifted copies of one another. The words must themselves be random, as those of `words` and `split` are. Meant for
+    dropout and masking, not for cryptography.
     """
     first, second = words
     inner = len(shape)
