@@ -79,7 +79,9 @@ def _low_precision_forward(spec: str, compute: Any, left: Array, right: Array) -
     return _einsum(spec, *rounded), (rounded, empty)
 
 
-def _low_precision_backward(spec: str, compute: Any, residuals: tuple, cotangent: Array) -> tuple[Array, Array]:
+def _low_precision_backward(
+    spec: str, compute: Any, residuals: tuple, cotangent: Array
+) -> tuple[Array, Array]:
     (left, right), (like_left, like_right) = residuals
     inputs, result = spec.split("->")
     left_axes, right_axes = inputs.split(",")

@@ -49,7 +49,9 @@ def attend(
     Raises InputError for an unknown implementation or one that cannot do what is asked.
     """
     if implementation not in IMPLEMENTATIONS:
-        raise InputError(f"attention implementation is {implementation!r}; it must be one of {IMPLEMENTATIONS}.")
+        raise InputError(
+            f"attention implementation is {implementation!r}; it must be one of {IMPLEMENTATIONS}."
+        )
     rate = 0.0 if deterministic else dropout_rate
     if rate and dropout_key is None:
         raise ValueError("attention dropout needs a dropout_key")
@@ -62,7 +64,9 @@ def attend(
         order = ("rows", "xla") if jax.default_backend() == "cpu" else ("cudnn", "xla")
         implementation = next(name for name in order if obstacle[name] is None)
     if obstacle[implementation] is not None:
-        raise InputError(f"attention implementation {implementation!r} cannot be used: {obstacle[implementation]}.")
+        raise InputError(
+            f"attention implementation {implementation!r} cannot be used: {obstacle[implementation]}."
+        )
 
     visible = _visible(segment_ids, kv_segment_ids, causal, window)
     seen = segment_ids > 0
@@ -83,7 +87,10 @@ def attend(
 
 
 def _visible(
-    segment_ids: Int[Array, "batch q"], kv_segment_ids: Int[Array, "batch kv"] | None, causal: bool, window: int | None
+    segment_ids: Int[Array, "batch q"],
+    kv_segment_ids: Int[Array, "batch kv"] | None,
+    causal: bool,
+    window: int | None,
 ) -> Bool[Array, "batch q kv"]:
     """Which keys a query may see. Padding sees padding here; its result is zeroed afterwards."""
     kv_segment_ids = segment_ids if kv_segment_ids is None else kv_segment_ids
@@ -97,7 +104,9 @@ def _visible(
     return visible
 
 
-def _scores(q: Array, k: Array, visible: Array, bias: Array | None = None) -> Float[Array, "batch heads q kv"]:
+def _scores(
+    q: Array, k: Array, visible: Array, bias: Array | None = None
+) -> Float[Array, "batch heads q kv"]:
     scores = contract("bhqk,bhvk->bhqv", q, k, q.dtype)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
@@ -137,7 +146,12 @@ def _by_rows_forward(q, k, v, visible, planes, rate):
     # int8: XLA's CPU backend does not vectorise a comparison of ids that are sliced inside the loop.
     visible = visible.astype(jnp.int8)
     out, log_total = _map_rows(
-        lambda q, k, v, visible, *planes: _attend(q, k, v, visible > 0, planes, rate), q, k, v, visible, *planes
+        lambda q, k, v, visible, *planes: _attend(q, k, v, visible > 0, planes, rate),
+        q,
+        k,
+        v,
+        visible,
+        *planes,
     )
     return out, (q, k, v, visible, planes, out, log_total)
 

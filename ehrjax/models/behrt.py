@@ -77,7 +77,9 @@ def config_from(values: Mapping[str, Any]) -> Config:
     config = Config(**values)
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
-            raise InputError(f"model.{name} is {getattr(config, name)!r}; it must be one of {', '.join(choices)}.")
+            raise InputError(
+                f"model.{name} is {getattr(config, name)!r}; it must be one of {', '.join(choices)}."
+            )
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         if field.type in ("int", "int | None") and value is not None and value < 1:

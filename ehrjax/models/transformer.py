@@ -32,7 +32,10 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch length d"], segment_ids: Int[Array, "batch length"], dropout_key: Array | None
+        self,
+        x: Float[Array, "batch length d"],
+        segment_ids: Int[Array, "batch length"],
+        dropout_key: Array | None,
     ) -> Float[Array, "batch length d"]:
         width = x.shape[-1]
         layers = [Dense(width, self.policy, name=name) for name in ("query", "key", "value")]
@@ -92,7 +95,9 @@ class Block(nn.Module):
         dropout_key: Array | None,
     ) -> tuple[Float[Array, "batch length d"], None]:
         """layer: this block's number, folded into the key. The second result is only there for `nn.scan`."""
-        keys = [None] * 3 if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, layer), 3)
+        keys = (
+            [None] * 3 if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, layer), 3)
+        )
         x = constrain_batch(x)
         attention = SelfAttention(
             self.num_heads,

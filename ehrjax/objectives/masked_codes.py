@@ -41,7 +41,9 @@ class Config:
         if not 0 < self.mask_rate <= 1:
             raise InputError(f"objective.mask_rate is {self.mask_rate}; it must be above 0 and at most 1.")
         if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
-            raise InputError("objective.mask_share and random_share must be at least 0 and add up to at most 1.")
+            raise InputError(
+                "objective.mask_share and random_share must be at least 0 and add up to at most 1."
+            )
         if min(self.chunk_size, self.max_segments) < 1:
             raise InputError("objective.chunk_size and objective.max_segments must be at least 1.")
 
@@ -83,7 +85,9 @@ class Objective:
         segments = batch["anchors"].shape[1] if "anchors" in batch else self.config.max_segments
         eligible = (segment_ids > 0) & (tokens >= self.num_specials)
         scores = rng.bits(rng.words(jax.random.fold_in(key, 0)), tokens.shape)
-        index = jax.vmap(partial(self._choose, self.max_targets(length, segments)))(eligible, segment_ids, scores)
+        index = jax.vmap(partial(self._choose, self.max_targets(length, segments)))(
+            eligible, segment_ids, scores
+        )
         present = index < length
         target_index = jnp.where(present, index, 0)
         target_tokens = jnp.where(present, jnp.take_along_axis(tokens, target_index, axis=1), 0)
@@ -105,7 +109,11 @@ class Objective:
         }
 
     def _choose(
-        self, most: int, eligible: Int[Array, "length"], segment_ids: Int[Array, "length"], scores: Int[Array, "length"]
+        self,
+        most: int,
+        eligible: Int[Array, "length"],
+        segment_ids: Int[Array, "length"],
+        scores: Int[Array, "length"],
     ) -> Int[Array, "most"]:
         """The chosen places of one row, ascending, then `length` for each that is missing."""
         length = eligible.shape[0]
@@ -115,12 +123,18 @@ class Objective:
         first = jnp.searchsorted(group, group, side="left", method="compare_all").astype(jnp.int32)
         after = jnp.searchsorted(group, group, side="right", method="compare_all").astype(jnp.int32)
         # A table made by Python's own round: float32 arithmetic on the device would get some halves wrong.
-        counts = jnp.asarray(np.array([round(self.config.mask_rate * n) for n in range(length + 1)], np.int32))
+        counts = jnp.asarray(
+            np.array([round(self.config.mask_rate * n) for n in range(length + 1)], np.int32)
+        )
         chosen = (place - first < counts[after - first]) & (group != jnp.iinfo(jnp.int32).max)
         return jnp.sort(jnp.where(chosen, origin, length))[:most]
 
     def loss(
-        self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
+        self,
+        head_apply: HeadApply,
+        head_params: Any,
+        outputs: Mapping[str, Array],
+        batch: Mapping[str, Array],
     ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
         """Sum of the cross-entropy over the chosen positions, their number, and sums to divide by it.
 
@@ -136,7 +150,11 @@ class Objective:
         return total, weights.sum(), {"top1": hits[0], "top5": hits[1], "top10": hits[2]}
 
     def predictions(
-        self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
+        self,
+        head_apply: HeadApply,
+        head_params: Any,
+        outputs: Mapping[str, Array],
+        batch: Mapping[str, Array],
     ) -> dict[str, Array]:
         """`loss` (minus the log-likelihood of the true code) and `rank` (0 is best) of each target, both [B, M]."""
         hidden = _gather(outputs["hidden"], batch["target_index"])
@@ -147,6 +165,8 @@ class Objective:
         return {"loss": losses, "rank": ranks}
 
 
-def _gather(hidden: Float[Array, "batch length d"], index: Int[Array, "batch m"]) -> Float[Array, "batch m d"]:
+def _gather(
+    hidden: Float[Array, "batch length d"], index: Int[Array, "batch m"]
+) -> Float[Array, "batch m d"]:
     # Row by row: a flat index over the batch would make every device fetch from every other.
     return jnp.take_along_axis(hidden, index[..., None], axis=1)

@@ -36,7 +36,9 @@ def subject(length: int, seed: int) -> dict[str, np.ndarray]:
 
 def pack(rows: list[list[dict[str, np.ndarray]]], length: int) -> dict[str, jnp.ndarray]:
     """Rows of subjects as one packed batch."""
-    dtypes = dict(tokens=np.int32, positions=np.int32, segment_ids=np.int32, visit_ids=np.int32, ages=np.float32)
+    dtypes = dict(
+        tokens=np.int32, positions=np.int32, segment_ids=np.int32, visit_ids=np.int32, ages=np.float32
+    )
     batch = {name: np.zeros((len(rows), length), dtype) for name, dtype in dtypes.items()}
     for row, subjects in enumerate(rows):
         start = 0
@@ -93,9 +95,15 @@ def test_against_torch():
             (one["mlp"]["up"], "linear1"),
             (one["mlp"]["down"], "linear2"),
         ):
-            state[f"layers.{i}.{theirs}.weight"], state[f"layers.{i}.{theirs}.bias"] = ours["kernel"].T, ours["bias"]
+            state[f"layers.{i}.{theirs}.weight"], state[f"layers.{i}.{theirs}.bias"] = (
+                ours["kernel"].T,
+                ours["bias"],
+            )
         for ours, theirs in ((one["attention_norm"], "norm1"), (one["mlp_norm"], "norm2")):
-            state[f"layers.{i}.{theirs}.weight"], state[f"layers.{i}.{theirs}.bias"] = ours["scale"], ours["bias"]
+            state[f"layers.{i}.{theirs}.weight"], state[f"layers.{i}.{theirs}.bias"] = (
+                ours["scale"],
+                ours["bias"],
+            )
     layers.load_state_dict({name: tensor(value) for name, value in state.items()})
     layers.eval()
 
@@ -171,7 +179,8 @@ def test_scan_is_unrolled_and_remat_is_none_also_with_dropout():
 def test_parameter_paths():
     _, params = made()
     paths = {
-        "/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        "/".join(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     expected = {f"layers/attention/{name}/kernel": (3, 32, 32) for name in ("query", "key", "value", "out")}
     expected |= {f"layers/attention/{name}/bias": (3, 32) for name in ("query", "key", "value", "out")}
@@ -210,9 +219,12 @@ def test_bf16_is_close_to_fp32(platform):
     real = np.asarray(batch["segment_ids"]) > 0
     a, b = (hidden(model, params, batch)[real].astype(np.float32) for model in (rounded, exact))
     assert np.linalg.norm(a - b) / np.linalg.norm(b) < 0.02
-    for a, b in zip(*(jax.tree.leaves(losses_and_grads(model, params, batch)[1]) for model in (rounded, exact))):
-        assert a.dtype == jnp.float32
-        assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b) + 1e-2
+    got, expected = (jax.tree.leaves(losses_and_grads(model, params, batch)[1]) for model in (rounded, exact))
+    assert {x.dtype for x in got} == {jnp.dtype(jnp.float32)}
+    # Against the whole: some gradients, such as that of the key's bias, are zero but for rounding.
+    whole = np.sqrt(sum(np.sum(np.square(x)) for x in expected))
+    for a, b in zip(got, expected):
+        assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b) + 0.002 * whole
 
 
 def test_one_device_is_eight():
@@ -223,11 +235,15 @@ def test_one_device_is_eight():
     results = []
     for shape in ((1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)):
         devices = jax.devices()[: int(np.prod(shape))]
-        mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+        mesh = jax.make_mesh(
+            shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices
+        )
         with jax.set_mesh(mesh):
             by_row = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
             placed = {name: jax.device_put(x, by_row) for name, x in batch.items()}
-            loss, grads = losses_and_grads(model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), placed)
+            loss, grads = losses_and_grads(
+                model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), placed
+            )
             results.append((float(loss), jax.tree.map(np.asarray, grads)))
     for loss, grads in results[1:]:
         np.testing.assert_allclose(loss, results[0][0], rtol=1e-5)

@@ -19,7 +19,11 @@ LENGTH, SEGMENTS = 48, 6
 
 def objective(policy: precision.Policy = precision.FP32, **changes: object) -> masked_codes.Objective:
     return masked_codes.Objective(
-        masked_codes.Config(**changes), vocab_size=VOCABULARY, num_specials=SPECIALS, mask_id=MASK, policy=policy
+        masked_codes.Config(**changes),
+        vocab_size=VOCABULARY,
+        num_specials=SPECIALS,
+        mask_id=MASK,
+        policy=policy,
     )
 
 
@@ -35,7 +39,11 @@ def packed(lengths: list[list[int]], seed: int = 0, special_rate: float = 0.2) -
             tokens[row, start:stop] = np.where(special, draw.integers(1, MASK, length), codes)
             segment_ids[row, start:stop] = number + 1
             start = stop
-    batch = {"tokens": tokens, "segment_ids": segment_ids, "anchors": np.zeros((len(lengths), SEGMENTS), np.int32)}
+    batch = {
+        "tokens": tokens,
+        "segment_ids": segment_ids,
+        "anchors": np.zeros((len(lengths), SEGMENTS), np.int32),
+    }
     return {name: jnp.asarray(value) for name, value in batch.items()}
 
 
@@ -53,7 +61,9 @@ PREPARE = {rate: jax.jit(objective(mask_rate=rate).prepare) for rate in (0.15, 0
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(row_lengths(), min_size=3, max_size=3), st.integers(0, 2**31), st.sampled_from(sorted(PREPARE)))
+@given(
+    st.lists(row_lengths(), min_size=3, max_size=3), st.integers(0, 2**31), st.sampled_from(sorted(PREPARE))
+)
 def test_exactly_round_rate_n_of_each_segment(lengths, seed, rate):
     batch = packed(lengths, seed)
     out = {name: np.asarray(x) for name, x in PREPARE[rate](batch, jax.random.key(seed)).items()}
@@ -83,9 +93,10 @@ def test_halves_are_rounded_like_python_does():
 def test_shares_and_uniformity():
     batch = packed([[LENGTH]] * 2000, special_rate=0.0)
     out = jax.jit(objective(mask_rate=0.5).prepare)(batch, jax.random.key(0))
-    index = out["target_index"]
-    shown = np.take_along_axis(np.asarray(out["tokens"]), np.asarray(index), axis=1)
-    true = np.asarray(out["target_tokens"])
+    present = np.asarray(out["target_weights"]) > 0
+    index = np.asarray(out["target_index"])
+    shown = np.take_along_axis(np.asarray(out["tokens"]), index, axis=1)[present]
+    true, index = np.asarray(out["target_tokens"])[present], index[present]
     count = shown.size
     kept_by_chance = 0.1 / (VOCABULARY - SPECIALS)
     for got, expected in (
@@ -97,7 +108,7 @@ def test_shares_and_uniformity():
     random_codes = shown[(shown != MASK) & (shown != true)]
     frequency = np.bincount(random_codes, minlength=VOCABULARY)[SPECIALS:] / len(random_codes)
     assert np.abs(frequency * (VOCABULARY - SPECIALS) - 1).max() < 0.3
-    places = np.bincount(np.asarray(index).ravel(), minlength=LENGTH) / 2000
+    places = np.bincount(index, minlength=LENGTH) / 2000
     assert np.abs(places - 0.5).max() < 5 * np.sqrt(0.25 / 2000)
 
 
@@ -138,7 +149,9 @@ def test_loss_is_that_of_full_logits(chunk_size, tied):
         return -3.0 * jnp.sum(chosen * weights) / weights.sum(), logits[rows, batch["target_index"]]
 
     (loss, metrics), grads = jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(params, outputs)
-    (expected, logits), expected_grads = jax.jit(jax.value_and_grad(full, (0, 1), has_aux=True))(params, outputs)
+    (expected, logits), expected_grads = jax.jit(jax.value_and_grad(full, (0, 1), has_aux=True))(
+        params, outputs
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(ours(params, outputs)[0], expected, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads)):
