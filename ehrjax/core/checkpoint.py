@@ -47,6 +47,11 @@ class Checkpoints:
     def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
         """Starts saving; it goes on in the background. A step that exists already is left as it is.
 
+        Args:
+          step: the checkpoint's number.
+          state: a tree of arrays.
+          progress: a JSON object with at least one entry.
+
         Raises:
           InputError: the disk is full.
       RunError: this save or the one before it could not be written for another reason.

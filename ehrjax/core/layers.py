@@ -68,7 +68,10 @@ def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Arr
 
 def gelu(x: Float[Array, "..."], kind: str) -> Float[Array, "..."]:
     """GELU: 'erf' as defined by Hendrycks and Gimpel (2016), 'tanh' its approximation."""
-    return jax.nn.gelu(x, approximate=kind == "tanh")
+    if kind == "tanh":
+        return jax.nn.gelu(x, approximate=True)
+    # Not jax.nn.gelu: it goes by erfc, which costs three times as much on a CPU as erf.
+    return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 
 
 def constrain_batch(x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:

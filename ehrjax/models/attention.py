@@ -174,13 +174,11 @@ def _attend_backward(rate, q, k, v, visible, out, log_total, cotangent, *planes)
     scores = _scores(q, k, visible > 0)
     probabilities = jnp.exp(scores - log_total)
     grad_kept = product("bhqk,bhvk->bhqv", cotangent, v)
+    inner = (out.astype(jnp.float32) * cotangent.astype(jnp.float32)).sum(axis=-1, keepdims=True)
     kept = probabilities
     if rate:
-        keep, scale = _keep(planes, scores, rate), 1.0 / (1.0 - rate)
-        kept = jnp.where(keep, probabilities * scale, 0.0)
-        grad_kept = jnp.where(keep, grad_kept * scale, 0.0)
-    inner = (out.astype(jnp.float32) * cotangent.astype(jnp.float32)).sum(axis=-1, keepdims=True)
-    grad_scores = probabilities * (grad_kept - inner)
+        kept = jnp.where(_keep(planes, scores, rate), probabilities * (1.0 / (1.0 - rate)), 0.0)
+    grad_scores = kept * grad_kept - probabilities * inner
     grad_q = product("bhqv,bhvk->bhqk", grad_scores, k)
     grad_k = _transposed_product(grad_scores, q, product)
     grad_v = _transposed_product(kept, cotangent, product)

@@ -29,7 +29,7 @@ PAD = 0
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What defines a BEHRT. mlp_dim None means 4 x hidden_dim."""
+    """What defines a BEHRT. mlp_dim None means 4 x hidden_dim; scan and unroll: see transformer.Encoder."""
 
     vocab_size: int
     num_layers: int = 4
@@ -49,6 +49,7 @@ class Config:
     gelu: str = "erf"
     remat: str = "none"
     scan: bool = True
+    unroll: bool | None = None
     attention_implementation: str = "auto"
 
 
@@ -118,10 +119,7 @@ class Model(nn.Module):
         config = self.config
         key = None if deterministic else self.make_rng("dropout")
         x, table = Embeddings(config, self.policy, name="embeddings")(batch, key)
-        stack = transformer.encoder(
-            num_layers=config.num_layers,
-            remat=config.remat,
-            scan=config.scan,
+        block = dict(
             num_heads=config.num_heads,
             mlp_dim=config.mlp_dim or 4 * config.hidden_dim,
             dropout=config.dropout,
@@ -131,7 +129,8 @@ class Model(nn.Module):
             attention_implementation=config.attention_implementation,
             policy=self.policy,
         )
-        x, _ = stack(x, jnp.arange(config.num_layers), batch["segment_ids"], key)
+        encoder = transformer.Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
+        x = encoder(x, batch["segment_ids"], key)
         x = LayerNorm(config.layer_norm_epsilon, self.policy, name="final_norm")(x)
         return {"hidden": constrain_batch(x), "table": table}
 

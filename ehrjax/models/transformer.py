@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,8 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 """What the backward pass finds stored: everything, only the input of each block, or the results of its matmuls."""
+UNROLLED = 12
+"""Deeper stacks are scanned on a CPU too: the time to compile grows with every unrolled layer."""
 
 
 class SelfAttention(nn.Module):
@@ -41,9 +46,10 @@ class SelfAttention(nn.Module):
         layers = [Dense(width, self.policy, name=name) for name in ("query", "key", "value")]
         kernels, biases = zip(*[layer.parameters(width) for layer in layers])
         # One matmul reads x once. Stacked on a new axis, not joined: the columns may be split over a mesh axis.
-        qkv = precision.contract("bld,sde->sble", x, jnp.stack(kernels), self.policy.compute)
-        qkv = (qkv + jnp.stack(biases)[:, None, None]).astype(self.policy.compute)
-        q, k, v = qkv.reshape(*qkv.shape[:3], self.num_heads, width // self.num_heads)
+        kernel, bias = jnp.stack(kernels, axis=1), jnp.stack(biases)
+        qkv = (precision.contract("bld,dse->blse", x, kernel, self.policy.compute) + bias).astype(self.policy.compute)
+        qkv = qkv.reshape(*qkv.shape[:3], self.num_heads, width // self.num_heads)
+        q, k, v = (qkv[:, :, i] for i in range(3))
         out = attend(
             q,
             k,
@@ -90,7 +96,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch length d"],
-        layer: Int[Array, ""],
+        layer: int | Int[Array, ""],
         segment_ids: Int[Array, "batch length"],
         dropout_key: Array | None,
     ) -> tuple[Float[Array, "batch length d"], None]:
@@ -116,39 +122,60 @@ class Block(nn.Module):
         return constrain_batch(x), None
 
 
-class Unrolled(nn.Module):
-    """The blocks one after another, with parameters `0/...`, `1/...` instead of stacked ones."""
+class Encoder(nn.Module):
+    """`num_layers` blocks, with their parameters stacked on axis 0 (scan) or under `0/...`, `1/...`.
 
-    block: type[nn.Module]
-    settings: dict
+    Stacked parameters are run by one loop, so that a single block is compiled, or unrolled: faster on a CPU, where the
+    loop has to copy all that the backward pass needs into stacked buffers. All three give the same numbers, dropout
+    included, since the keys depend only on the number of the layer.
+
+    settings: the fields of Block. remat: a key of REMAT. unroll: None unrolls on a CPU up to UNROLLED layers.
+    """
+
     num_layers: int
+    settings: Mapping[str, Any]
+    remat: str = "none"
+    scan: bool = True
+    unroll: bool | None = None
 
     @nn.compact
-    def __call__(self, x, layers, segment_ids, dropout_key):
-        for number in range(self.num_layers):
-            x, _ = self.block(**self.settings, name=str(number))(x, layers[number], segment_ids, dropout_key)
-        return x, None
+    def __call__(
+        self,
+        x: Float[Array, "batch length d"],
+        segment_ids: Int[Array, "batch length"],
+        dropout_key: Array | None,
+    ) -> Float[Array, "batch length d"]:
+        """dropout_key: None means no dropout."""
+        block = Block
+        unroll = self.unroll
+        if unroll is None:
+            unroll = jax.default_backend() == "cpu" and self.num_layers <= UNROLLED
+        if self.remat != "none":
+            block = nn.remat(Block, prevent_cse=not self.scan or unroll, policy=REMAT[self.remat])
+        if not self.scan:
+            for number in range(self.num_layers):
+                x, _ = block(**self.settings, name=str(number))(x, number, segment_ids, dropout_key)
+            return x
+        if unroll and not self.is_initializing():
+            layers = unstacked(self.variables["params"], self.num_layers)
+            for number, params in enumerate(layers):
+                one = block(**self.settings, parent=None)
+                x, _ = one.apply({"params": params}, x, number, segment_ids, dropout_key)
+            return x
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=self.num_layers,
+        )(**self.settings)
+        nn.share_scope(self, stack)
+        return stack(x, jnp.arange(self.num_layers), segment_ids, dropout_key)[0]
 
 
-def encoder(
-    *, num_layers: int, remat: str = "none", scan: bool = True, name: str = "layers", **settings: object
-) -> nn.Module:
-    """A stack of `Block(**settings)`, called as `(x, arange(num_layers), segment_ids, dropout_key) -> (x, None)`.
-
-    scan: parameters stacked on axis 0 under `name/...` and one traced block; otherwise `name/0/...`, `name/1/...`.
-    Both give the same numbers, dropout included, since the keys depend only on the number of the layer.
-    remat: a key of REMAT.
-    """
-    block = Block
-    if remat != "none":
-        block = nn.remat(Block, prevent_cse=not scan, policy=REMAT[remat])
-    if not scan:
-        return Unrolled(block, settings, num_layers, name=name)
-    stack = nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
-        length=num_layers,
-    )
-    return stack(**settings, name=name)
+def unstacked(params: Any, count: int) -> list[Any]:
+    """The trees of each layer of a tree stacked on axis 0."""
+    # lax.split and not indexing: its transposition is one concatenation, not a sum of padded gradients.
+    leaves, structure = jax.tree.flatten(params)
+    parts = [[x[0] for x in jax.lax.split(leaf, [1] * count)] for leaf in leaves]
+    return [jax.tree.unflatten(structure, one) for one in zip(*parts)]
