@@ -177,7 +177,17 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     if config["report"]["enabled"] and jax.process_count() == 1:
         from ehrjax.evals import report
 
-        print(f"report: {report.write(workdir)}", flush=True)
+        opened = run.load(workdir)
+        path = report.write(
+            workdir,
+            saved=files.read_json(workdir / "config.json", what="run's folder"),
+            step=opened.step,
+            params=opened.params,
+            dataset=dataset,
+            tuning=tuning_batches,
+            evaluate=evaluate,
+        )
+        print(f"report: {path}", flush=True)
     print(f"params sha256: {digest}", flush=True)
 
 

@@ -54,7 +54,7 @@ class Checkpoints:
 
         Raises:
           InputError: the disk is full.
-      RunError: this save or the one before it could not be written for another reason.
+          RunError: this save or the one before it could not be written for another reason.
         """
         self.wait()
         if any(existing.step == step for existing in self._orbax.checkpoints):
@@ -71,7 +71,7 @@ class Checkpoints:
 
         Raises:
           InputError: the disk is full.
-      RunError: it could not be written for another reason.
+          RunError: it could not be written for another reason.
         """
         pending, self._pending = self._pending, None
         if pending is None:

@@ -34,7 +34,7 @@ class Config:
     mask_share: float = 0.8
     random_share: float = 0.1
     tied: bool = False
-    chunk_size: int = 2048
+    chunk_size: int = 512
     max_segments: int = 64
 
     def __post_init__(self) -> None:

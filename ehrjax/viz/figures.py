@@ -1,0 +1,153 @@
+"""The figures of reports, as plotly objects in one style."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+# Okabe and Ito's colours (2008): distinguishable with every common kind of colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#B8A600", "#000000")
+
+
+def _styled(figure: go.Figure, *, x: str, y: str, height: int = 340) -> go.Figure:
+    axis = dict(showline=True, linecolor="#9aa7b3", gridcolor="#eef1f4", zeroline=False, automargin=True)
+    figure.update_layout(
+        height=height,
+        margin=dict(l=10, r=10, t=10, b=10),
+        plot_bgcolor="#fff",
+        paper_bgcolor="#fff",
+        font=dict(family="system-ui, sans-serif", size=13, color="#1f2933"),
+        legend=dict(orientation="h", yanchor="bottom", y=1.02, x=0),
+        xaxis=dict(title=x, **axis),
+        yaxis=dict(title=y, **axis),
+        hoverlabel=dict(bgcolor="#fff", font_size=13),
+    )
+    return figure
+
+
+def smoothed(values: Sequence[float], span: int) -> np.ndarray:
+    """A running mean over the last `span` values (fewer at the start)."""
+    array = np.asarray(values, np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(array)])
+    stop = np.arange(1, len(array) + 1)
+    start = np.maximum(stop - span, 0)
+    return (sums[stop] - sums[start]) / (stop - start)
+
+
+def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str) -> go.Figure:
+    """Named lines of (x, y); a line of few points shows them."""
+    figure = go.Figure()
+    for i, (name, (xs, ys)) in enumerate(lines.items()):
+        mode = "lines+markers" if len(xs) <= 30 else "lines"
+        figure.add_scatter(x=list(xs), y=list(ys), name=name, mode=mode, line=dict(color=COLOURS[i % 9], width=2))
+    return _styled(figure, x=x, y=y)
+
+
+def intervals(
+    rows: Mapping[str, Sequence[tuple[float, float | None, float | None]]], methods: Sequence[str], *, x: str
+) -> go.Figure:
+    """One line a row, one mark a method with its interval: for comparing methods within groups.
+
+    Args:
+      rows: row name -> (value, low, high) per method.
+      methods: their names.
+      x: the axis title.
+    """
+    figure = go.Figure()
+    names = list(rows)
+    for m, method in enumerate(methods):
+        values = [rows[name][m] for name in names]
+        known = [v[1] is not None for v in values]
+        figure.add_scatter(
+            x=[v[0] for v in values],
+            y=[i + (m - (len(methods) - 1) / 2) * 0.16 for i in range(len(names))],
+            mode="markers",
+            name=method,
+            marker=dict(color=COLOURS[m % 9], size=9),
+            error_x=dict(
+                type="data",
+                symmetric=False,
+                array=[v[2] - v[0] if k else 0 for v, k in zip(values, known)],
+                arrayminus=[v[0] - v[1] if k else 0 for v, k in zip(values, known)],
+                thickness=1.4,
+                width=0,
+            ),
+            hovertemplate=f"{method}: %{{x:.3f}}<extra></extra>",
+        )
+    figure = _styled(figure, x=x, y="", height=120 + 46 * len(names))
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False, title=None
+    )
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
+def histogram(values: np.ndarray, *, x: str, y: str, log: bool = True) -> go.Figure:
+    """Counts in bins that are equally wide on a logarithmic axis (where `log`)."""
+    values = np.asarray(values, np.float64)
+    values = values[values > 0]
+    if log:
+        edges = np.unique(np.round(np.logspace(0, np.log10(max(values.max(initial=2), 2)) + 1e-9, 32), 6))
+    else:
+        edges = np.linspace(values.min(initial=0), values.max(initial=1), 33)
+    counts, edges = np.histogram(values, edges)
+    centres = np.sqrt(edges[:-1] * edges[1:]) if log else (edges[:-1] + edges[1:]) / 2
+    figure = go.Figure(
+        go.Bar(
+            x=centres,
+            y=counts,
+            width=np.diff(edges),
+            marker_color=COLOURS[0],
+            hovertemplate=f"about %{{x:.0f}} {x}: %{{y}}<extra></extra>",
+        )
+    )
+    figure = _styled(figure, x=x, y=y)
+    if log:
+        figure.update_xaxes(type="log", dtick=1)
+    return figure
+
+
+def bars(names: Sequence[str], values: Sequence[float], *, x: str) -> go.Figure:
+    """Horizontal bars, the largest on top."""
+    order = np.argsort(values)
+    figure = go.Figure(
+        go.Bar(
+            x=[values[i] for i in order], y=[names[i] for i in order], orientation="h", marker_color=COLOURS[0]
+        )
+    )
+    return _styled(figure, x=x, y="", height=90 + 24 * len(names))
+
+
+def embedding_map(
+    points: np.ndarray, groups: Sequence[str], hover: Sequence[str], sizes: Sequence[float]
+) -> go.Figure:
+    """Points in the plane, coloured by group, each with a text to hover.
+
+    Args:
+      points: [N, 2].
+      groups: [N] names; the eight largest have a colour of their own, the rest share one.
+      hover: [N] HTML-safe texts.
+      sizes: [N] marker sizes in pixels.
+    """
+    figure = go.Figure()
+    groups = np.asarray(groups)
+    names, counts = np.unique(groups, return_counts=True)
+    kept = list(names[np.argsort(-counts, kind="stable")][:8])
+    for i, name in enumerate([*kept, "other"]):
+        chosen = ~np.isin(groups, kept) if name == "other" and "other" not in kept else groups == name
+        if chosen.any():
+            figure.add_scattergl(
+                x=points[chosen, 0],
+                y=points[chosen, 1],
+                mode="markers",
+                name=name,
+                marker=dict(color=COLOURS[i % 9], size=np.asarray(sizes)[chosen], opacity=0.75, line_width=0),
+                text=np.asarray(hover)[chosen],
+                hovertemplate="%{text}<extra></extra>",
+            )
+    figure = _styled(figure, x="", y="", height=560)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
