@@ -83,14 +83,17 @@ def get_config(arg: str = "medium") -> ConfigDict:
     config.wandb = ConfigDict(dict(project="", name="", mode="online"))
     config.report = ConfigDict(dict(enabled=True))
 
-    if arg == "demo":
-        config.num_steps = 1200
+    if arg == "demo":  # a few epochs in minutes on a laptop: short windows, and no dropout since nothing overfits yet
+        config.num_steps = 900
         config.batch_size = 16
-        config.eval_every = 200
-        config.checkpoint_every = 200
+        config.eval_every = 150
+        config.checkpoint_every = 150
         config.log_every = 20
-        config.schedule.warmup_steps = 100
-        config.optimizer.learning_rate = 2e-3
+        config.data.context_length = 256
+        config.model.max_positions = 256
+        config.model.dropout = 0.0
+        config.model.attention_dropout = 0.0
+        config.schedule.warmup_steps = 50
     if arg == "smoke":
         config.num_steps = 20
         config.batch_size = 8

@@ -1,4 +1,4 @@
-"""The Linen layers that models and heads share: Dense, LayerNorm, dropout, and the sharding of activations."""
+"""The layers that models and heads share: Dense, LayerNorm, dropout, GELU, sharding of activations."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Dense(nn.Module):
         return y if bias is None else y + bias.astype(y.dtype)
 
     @nn.compact
-    def parameters(self, inputs: int) -> tuple[Float[Array, "n m"], Float[Array, "m"] | None]:
-        """The kernel and the bias (None without one), for callers that fuse several layers into one matmul."""
+    def parameters(self, inputs: int) -> tuple[Float[Array, "n m"], Float[Array, " m"] | None]:
+        """The kernel and the bias (None without one), for callers that fuse layers into one matmul."""
         kernel = self.param("kernel", self.kernel_init, (inputs, self.features), jnp.float32)
         if not self.use_bias:
             return kernel, None
@@ -58,26 +58,27 @@ class LayerNorm(nn.Module):
         return y.astype(self.policy.residual)
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Array, "..."]:
-    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); the identity if key is None."""
+def dropout(x: Float[Array, " ..."], rate: float, key: Array | None) -> Float[Array, " ..."]:
+    """Zeroes elements with probability `rate` and scales the rest up; the identity if key is None."""
     if key is None or rate == 0.0:
         return x
     keep = rng.keep_mask(rng.words(key), x.shape, rate)
     return jnp.where(keep, x * (1.0 / (1.0 - rate)), 0.0).astype(x.dtype)
 
 
-def gelu(x: Float[Array, "..."], kind: str) -> Float[Array, "..."]:
+def gelu(x: Float[Array, " ..."], kind: str) -> Float[Array, " ..."]:
     """GELU: 'erf' as defined by Hendrycks and Gimpel (2016), 'tanh' its approximation."""
     if kind == "tanh":
         return jax.nn.gelu(x, approximate=True)
-    # Not jax.nn.gelu: it goes by erfc, which costs three times as much on a CPU as erf.
+    # Not jax.nn.gelu: it goes by erfc, which costs more than twice as much on a CPU as erf.
     return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 
 
 def constrain_batch(x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """Pins the rows of `x` to the 'data' and 'fsdp' axes of the mesh in context; without a mesh it returns x as it is.
+    """Pins the rows of `x` to the 'data' and 'fsdp' axes of the mesh in context; without a mesh returns `x`.
 
-    The mesh is the one of `jax.set_mesh`, with axes of type Auto (on an Explicit axis a constraint would only assert).
+    The mesh is the one of `jax.set_mesh`, with axes of type Auto (on an Explicit axis a constraint would only
+    assert).
     """
     if batch_shards(x.shape[0]) == 1:
         return x
@@ -85,7 +86,7 @@ def constrain_batch(x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
 
 
 def batch_shards(rows: int) -> int:
-    """Over how many devices of the mesh in context `rows` rows are split; 1 without a mesh or if it does not divide."""
+    """Into how many parts the mesh in context splits `rows` rows; 1 without a mesh or if it cannot."""
     shards = math.prod(_batch_axes().values())
     return 1 if rows % shards else shards
 

@@ -1,4 +1,4 @@
-"""Number formats: fp32 parameters, softmax, normalisation and loss; bf16 only where a matmul reads its operands."""
+"""Number formats: fp32 parameters, softmax, normalisation and loss; bf16 operands of matmuls."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ FP32 = Policy()
 
 
 def policy(name: str, platform: str | None = None) -> Policy:
-    """The policy called `name` ('fp32' or 'bf16') for `platform` ('cpu', 'gpu', 'tpu'; None: the default backend).
+    """The policy 'fp32' or 'bf16' for a platform ('cpu', 'gpu', 'tpu'; None: the default backend).
 
-    On a CPU only the matmuls gain from bf16 (elementwise bf16 arithmetic is emulated there), so the residual stream
-    stays float32; on accelerators it is bf16, which halves the memory traffic. Raises InputError for another name.
+    On a CPU only the matmuls gain from bf16 (elementwise bf16 arithmetic is emulated there), so the residual
+    stream stays float32; on accelerators it is bf16, which halves the memory traffic. Raises InputError for
+    another name.
     """
     if name == "fp32":
         return FP32
@@ -43,11 +44,12 @@ def policy(name: str, platform: str | None = None) -> Policy:
 
 
 def contract(spec: str, left: Array, right: Array, compute: Any, out: Any = jnp.float32) -> Array:
-    """`jnp.einsum(spec, left, right)` of two arrays with operands in `compute`, sums in float32, result in `out`.
+    """`jnp.einsum(spec, left, right)` with operands in `compute`, sums in float32, the result in `out`.
 
-    spec: explicit, without ellipsis; every index of an operand must occur in the other operand or in the result.
-    With bf16 the two matmuls of the backward pass also read bf16 operands: plain autodiff would keep the float32
-    cotangent of the float32 result and run both in float32, which loses the whole gain in a training step.
+    spec: explicit, without ellipsis; every index of an operand must occur in the other operand or in the
+    result. With bf16 the two matmuls of the backward pass also read bf16 operands: plain autodiff would keep
+    the float32 cotangent of the float32 result and run both in float32, which loses the whole gain in a
+    training step.
     """
     if jnp.dtype(compute) == jnp.float32:
         return _einsum(spec, left.astype(jnp.float32), right.astype(jnp.float32)).astype(out)
@@ -61,7 +63,8 @@ def matmul(x: Float[Array, "... n"], kernel: Float[Array, "n m"], policy: Policy
 
 
 def _einsum(spec: str, left: Array, right: Array) -> Array:
-    # HIGHEST: a GPU would otherwise round float32 operands to TF32. It changes nothing for bf16 operands or on CPU.
+    # HIGHEST: a GPU would otherwise round float32 operands to TF32. It changes nothing for bf16 operands or
+    # on CPU.
     return jnp.einsum(
         spec, left, right, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
     )

@@ -16,8 +16,8 @@ Words = tuple[Array, Array]
 def key_for(seed: int | Array, name: str, step: int | Array = 0) -> Array:
     """The key of the stream `name` at `step`: `fold_in(fold_in(key, crc32(name)), step)`.
 
-    seed: an int or a jax.random key. The same three values give the same key in every process, on every platform
-    and Python version (Python's own `hash` of a string would not).
+    seed: an int or a jax.random key. The same three values give the same key in every process, on every
+    platform and Python version (Python's own `hash` of a string would not).
     """
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
@@ -29,24 +29,24 @@ def words(key: Array) -> Words:
     return drawn[0], drawn[1]
 
 
-def bits(words: Words, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+def bits(words: Words, shape: tuple[int, ...]) -> UInt32[Array, " ..."]:
     """Random uint32 of `shape`; element i depends only on the two words and on its row-major index i.
 
     Words that are arrays are broadcast against `shape`, whose index then counts inside each stream.
 
-    A counter-based hash instead of threefry: two multiplies an element, so that XLA fuses it into whatever consumes it
-    and recomputes it in the backward pass instead of storing it. Because the counter is the *global* index, the values
-    are the same on any number of devices. The mixer is Chris Wellons' `lowbias32` (public domain,
-    github.com/skeeto/hash-prospector) with the second word added between its rounds, so that two keys are not
-    shifted copies of one another. The words must themselves be random, as those of `words` and `split` are. Meant for
-    dropout and masking, not for cryptography.
+    A counter-based hash instead of threefry: two multiplies an element, so that XLA fuses it into whatever
+    consumes it and recomputes it in the backward pass instead of storing it. Because the counter is the
+    *global* index, the values are the same on any number of devices. The mixer is Chris Wellons' `lowbias32`
+    (public domain, github.com/skeeto/hash-prospector) with the second word added between its rounds, so that
+    two keys are not shifted copies of one another. The words must themselves be random, as those of `words`
+    and `split` are. Meant for dropout and masking, not for cryptography.
     """
     first, second = words
     inner = len(shape)
     while inner and math.prod(shape[-inner:]) > 2**32:
         inner -= 1
     outer = len(shape) - inner
-    if outer:  # More than 2**32 elements: a counter of 32 bits would repeat, so the leading axes get words of their own.
+    if outer:  # A counter of 32 bits would repeat, so the leading axes get words of their own.
         first, second = split(words, shape[:outer] + (1,) * inner)
     return _mix(first, second, _index((1,) * outer + shape[outer:]))
 
@@ -59,12 +59,12 @@ def split(words: Words, shape: tuple[int, ...]) -> Words:
     return mixed, _mix(second, ~first, index)
 
 
-def keep_mask(words: Words, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:
+def keep_mask(words: Words, shape: tuple[int, ...], rate: float) -> Bool[Array, " ..."]:
     """True with probability 1 - rate (to within 2**-32), elementwise; False is to be dropped."""
     return bits(words, shape) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
-def _index(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+def _index(shape: tuple[int, ...]) -> UInt32[Array, " ..."]:
     index = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):

@@ -16,7 +16,8 @@ from ehrjax.core.layers import batch_shards
 from ehrjax.core.precision import contract
 
 IMPLEMENTATIONS = ("auto", "xla", "rows", "cudnn")
-# Far below any score yet finite in float32 and bf16, so that a row without a single visible key never makes a NaN.
+# Far below any score yet finite in float32 and bf16, so that a row without a single visible key never makes a
+# NaN.
 _MASKED = -1e30
 # Scores of one pass of 'rows': 8 MB of float32, so that a pass stays in the cache.
 _PASS = 2**21
@@ -43,10 +44,11 @@ def attend(
     kv_segment_ids: the segments of the keys (None: the same as the queries').
     causal: a query sees keys at its own index and before. window: ... and no more than `window` places away.
     bias: added to the scaled scores. dropout_*: on the attention probabilities, off when deterministic.
-    implementation: 'xla' (all scores at once), 'rows' (a few rows at a time, scores made again in the backward pass:
-    fast on a CPU), 'cudnn' (flash attention), or 'auto': the fastest that is legal. 'xla' and 'rows' drop the same
-    probabilities. dtype: that of q; bf16 means bf16 matmul operands. The softmax is float32 in every case.
-    Raises InputError for an unknown implementation or one that cannot do what is asked.
+    implementation: 'xla' (all scores at once), 'rows' (a few rows at a time, scores made again in the
+    backward pass: fast on a CPU), 'cudnn' (flash attention), or 'auto': the fastest that is legal. 'xla' and
+    'rows' drop the same probabilities. dtype: that of q; bf16 means bf16 matmul operands. The softmax is
+    float32 in every case. Raises InputError for an unknown implementation or one that cannot do what is
+    asked.
     """
     if implementation not in IMPLEMENTATIONS:
         raise InputError(
@@ -118,7 +120,7 @@ def _keep(planes: rng.Words, scores: Array, rate: float) -> Bool[Array, "batch h
 
 
 def _attend(q, k, v, visible, planes, rate, bias=None):
-    """Attention of rows that are all in hand. Returns the result and the log of each softmax's denominator."""
+    """Attention of rows that are all in hand: the result, and the log of each softmax's denominator."""
     dtype = q.dtype
     # Heads before lengths: XLA's CPU backend has no kernel for some bf16 products of the other layout.
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
@@ -137,7 +139,8 @@ def _attend(q, k, v, visible, planes, rate, bias=None):
 def _by_rows(q, k, v, visible, planes, rate):
     """`_attend`, a few rows at a time, storing nothing of the size of the scores.
 
-    On a CPU a step is limited by memory: all scores of a layer at once leave the cache between any two operations.
+    On a CPU a step is limited by memory: all scores of a layer at once leave the cache between any two
+    operations.
     """
     return _by_rows_forward(q, k, v, visible, planes, rate)[0]
 
@@ -188,7 +191,8 @@ def _attend_backward(rate, q, k, v, visible, out, log_total, cotangent, *planes)
 def _transposed_product(scores: Array, x: Array, product: Any) -> Float[Array, "batch heads kv k"]:
     """`einsum('bhqv,bhqk->bhvk')` by way of the transposed operand and result.
 
-    The direct product runs 3 to 5 times slower on a CPU, and so would this one if XLA folded the transpositions in.
+    The direct product runs 3 to 5 times slower on a CPU, and so would this one if XLA folded the
+    transpositions in.
     """
     transposed = jax.lax.optimization_barrier(x.swapaxes(2, 3))
     return jax.lax.optimization_barrier(product("bhkq,bhqv->bhkv", transposed, scores)).swapaxes(2, 3)

@@ -1,4 +1,4 @@
-"""BEHRT: a BERT over codes, ages, visits and positions (Li et al., Scientific Reports 2020), with pre-LN blocks."""
+"""BEHRT: a BERT over codes, ages, visits and positions (Li et al., Scientific Reports 2020), pre-LN."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def check(config: Config, context_length: int) -> None:
     """Raises InputError if a segment of `context_length` tokens would have positions beyond the table."""
     if context_length > config.max_positions:
         raise InputError(
-            f"the context of {context_length} tokens is longer than model.max_positions {config.max_positions}; "
-            "raise the one or lower the other."
+            f"the context of {context_length} tokens is longer than model.max_positions "
+            f"{config.max_positions}; raise the one or lower the other."
         )
 
 
@@ -113,8 +113,9 @@ class Model(nn.Module):
     def __call__(self, batch: Mapping[str, Array], *, deterministic: bool = True) -> dict[str, Array]:
         """batch: FIELDS, each [B, L]. Needs the rng 'dropout' unless deterministic.
 
-        Returns `hidden` [B, L, hidden_dim] in the residual dtype and `table`, the code embeddings [V, embedding_dim]
-        in float32 with a zero [PAD] row, for tied heads. Hidden states at padding are finite and mean nothing.
+        Returns `hidden` [B, L, hidden_dim] in the residual dtype and `table`, the code embeddings [V,
+        embedding_dim] in float32 with a zero [PAD] row, for tied heads. Hidden states at padding are finite
+        and mean nothing.
         """
         config = self.config
         key = None if deterministic else self.make_rng("dropout")
@@ -129,7 +130,9 @@ class Model(nn.Module):
             attention_implementation=config.attention_implementation,
             policy=self.policy,
         )
-        encoder = transformer.Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
+        encoder = transformer.Encoder(
+            config.num_layers, block, config.remat, config.scan, config.unroll, name="layers"
+        )
         x = encoder(x, batch["segment_ids"], key)
         x = LayerNorm(config.layer_norm_epsilon, self.policy, name="final_norm")(x)
         return {"hidden": constrain_batch(x), "table": table}
@@ -148,7 +151,8 @@ class Embeddings(nn.Module):
         config, width = self.config, self.config.embedding_dim
         tokens = batch["tokens"]
         code = Table(config.vocab_size, width, name="code")()
-        # Masked where it is used, so that the row of [PAD] is zero and gets no gradient whatever is stored in it.
+        # Masked where it is used, so that the row of [PAD] is zero and gets no gradient whatever is stored in
+        # it.
         code = code * (jnp.arange(config.vocab_size) != PAD)[:, None]
         ages = age_bins(batch["ages"], config)
         visits = jnp.clip(batch["visit_ids"], 0, config.max_visits - 1)
@@ -185,7 +189,7 @@ def num_age_bins(config: Config) -> int:
     return config.max_age // config.age_bin_years + 2
 
 
-def age_bins(ages: Float[Array, "..."], config: Config) -> Int[Array, "..."]:
+def age_bins(ages: Float[Array, " ..."], config: Config) -> Int[Array, " ..."]:
     """The row of each age in years: clipped to 0..max_age; NaN (unknown) has the last row."""
     top = config.max_age // config.age_bin_years
     known = jnp.clip(jnp.floor(jnp.nan_to_num(ages) / config.age_bin_years), 0, top).astype(jnp.int32)
@@ -193,7 +197,7 @@ def age_bins(ages: Float[Array, "..."], config: Config) -> Int[Array, "..."]:
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:
-    """The fixed position table [length, width] of Vaswani et al. (2017): sines in even columns, cosines in odd."""
+    """The position table [length, width] of Vaswani et al. (2017): sines in even columns, cosines in odd."""
     rates = np.exp(-math.log(10_000.0) * np.arange(0, width, 2) / width)
     angles = np.arange(length)[:, None] * rates
     table = np.zeros((length, width), np.float32)

@@ -20,13 +20,13 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-"""What the backward pass finds stored: everything, only the input of each block, or the results of its matmuls."""
+"""What the backward pass finds stored: everything, the input of each block, or the results of its matmuls."""
 UNROLLED = 12
 """Deeper stacks are scanned on a CPU too: the time to compile grows with every unrolled layer."""
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention inside packed segments; query, key, value and out are separate [D, D] kernels."""
+    """Multi-head self-attention inside packed segments; separate [D, D] kernels query, key, value, out."""
 
     num_heads: int
     dropout: float = 0.0
@@ -45,9 +45,11 @@ class SelfAttention(nn.Module):
         width = x.shape[-1]
         layers = [Dense(width, self.policy, name=name) for name in ("query", "key", "value")]
         kernels, biases = zip(*[layer.parameters(width) for layer in layers])
-        # One matmul reads x once. Stacked on a new axis, not joined: the columns may be split over a mesh axis.
+        # One matmul reads x once. Stacked on a new axis, not joined: a mesh axis may split the columns.
         kernel, bias = jnp.stack(kernels, axis=1), jnp.stack(biases)
-        qkv = (precision.contract("bld,dse->blse", x, kernel, self.policy.compute) + bias).astype(self.policy.compute)
+        qkv = precision.contract("bld,dse->blse", x, kernel, self.policy.compute) + bias
+        # Not the compute dtype: the small products of attention gain nothing from bf16 on a CPU.
+        qkv = qkv.astype(self.policy.residual)
         qkv = qkv.reshape(*qkv.shape[:3], self.num_heads, width // self.num_heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
         out = attend(
@@ -125,9 +127,9 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """`num_layers` blocks, with their parameters stacked on axis 0 (scan) or under `0/...`, `1/...`.
 
-    Stacked parameters are run by one loop, so that a single block is compiled, or unrolled: faster on a CPU, where the
-    loop has to copy all that the backward pass needs into stacked buffers. All three give the same numbers, dropout
-    included, since the keys depend only on the number of the layer.
+    Stacked parameters are run by one loop, so that a single block is compiled, or unrolled: faster on a CPU,
+    where the loop has to copy all that the backward pass needs into stacked buffers. All three give the same
+    numbers, dropout included, since the keys depend only on the number of the layer.
 
     settings: the fields of Block. remat: a key of REMAT. unroll: None unrolls on a CPU up to UNROLLED layers.
     """

@@ -23,11 +23,12 @@ def chunked_loss(
     table: Float[Array, "vocabulary e"] | None,
     targets: Int[Array, "batch m"],
     weights: Float[Array, "batch m"],
-) -> tuple[Float[Array, ""], Int[Array, "3"]]:
-    """Sum of weights x cross-entropy (float32), and how many targets of positive weight rank in the top 1, 5 and 10.
+) -> tuple[Float[Array, ""], Int[Array, " k"]]:
+    """Sum of weights x cross-entropy (float32), and how many weighted targets rank in the top 1, 5 and 10.
 
-    chunk_size: positions of the whole batch in one chunk. The gradient is computed with the loss, chunk by chunk: its
-    result is a scalar, so the backward pass only has to scale what is there, and no logits are stored or made twice.
+    chunk_size: positions of the whole batch in one chunk. The gradient is computed with the loss, chunk by
+    chunk: its result is a scalar, so the backward pass only has to scale what is there, and no logits are
+    stored or made twice.
     """
 
     def body(total, chunk):
@@ -87,7 +88,7 @@ def chunked_ranks(
     return losses, ranks
 
 
-def rank(logits: Float[Array, "... vocabulary"], targets: Int[Array, "..."]) -> Int[Array, "..."]:
+def rank(logits: Float[Array, "... vocabulary"], targets: Int[Array, " ..."]) -> Int[Array, " ..."]:
     """How many codes score above the target; of equal scores the lower id is above, as in `jax.lax.top_k`."""
     score = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     lower = jnp.arange(logits.shape[-1]) < targets[..., None]
@@ -109,7 +110,7 @@ def _cross_entropy(logits: Array, targets: Array) -> Array:
 
 
 def _split(chunk_size: int, *arrays: Array) -> tuple[Array, ...]:
-    """[B, M, ...] as [chunks, B, m, ...]: along the row, so that a batch split over devices stays where it is."""
+    """[B, M, ...] as [chunks, B, m, ...]: along the row, so that rows stay on their devices."""
     batch, length = arrays[0].shape[:2]
     chunks = max(1, min(length, -(-batch * length // chunk_size)))
     each = -(-length // chunks)

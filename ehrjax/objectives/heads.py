@@ -12,7 +12,7 @@ from ehrjax.core.precision import FP32, Policy, contract
 
 
 class CodeHead(nn.Module):
-    """Scores of every code: Dense(D), GELU, LayerNorm, then Dense(V), or the transposed code table if tied."""
+    """Scores of every code: Dense(D), GELU, LayerNorm, then Dense(V), or the code table itself if tied."""
 
     vocab_size: int
     tied: bool = False

@@ -1,4 +1,4 @@
-"""Masked-code modelling: hide some codes of each segment, predict them from the rest (BERT's MLM on codes)."""
+"""Masked-code modelling: hide some codes of each segment and predict them from the rest (BERT's MLM)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALLOWS_FUTURE = True
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """mask_rate of a segment's codes are chosen; of these mask_share become [MASK], random_share another code."""
+    """mask_rate of a segment's codes are chosen; mask_share of them become [MASK], random_share another."""
 
     mask_rate: float = 0.15
     mask_share: float = 0.8
@@ -57,7 +57,8 @@ class Objective:
         """num_specials: ids below it are specials, never chosen and never drawn as a replacement."""
         if not 0 < num_specials < vocab_size or not 0 < mask_id < num_specials:
             raise InputError(
-                f"a vocabulary of {vocab_size} with {num_specials} specials and [MASK]={mask_id} has no codes to mask."
+                f"a vocabulary of {vocab_size} with {num_specials} specials "
+                f"and [MASK]={mask_id} has no codes to mask."
             )
         self.config = config
         self.vocab_size = vocab_size
@@ -70,15 +71,16 @@ class Objective:
         return CodeHead(self.vocab_size, tied=self.config.tied, policy=self.policy)
 
     def max_targets(self, length: int, segments: int) -> int:
-        """The most positions that can be chosen in a row of `length` tokens in at most `segments` segments."""
+        """The most positions that can be chosen in a row of `length` tokens and `segments` segments."""
         return max(1, min(length, int(self.config.mask_rate * length + 0.5 * min(segments, length) + 1e-6)))
 
     def prepare(self, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
         """The batch with `tokens` replaced at the chosen positions, and where and what these were.
 
-        In each segment exactly `round(mask_rate * n)` of its n codes (tokens that are not specials) are chosen, with
-        Python's `round` (half to even), whatever else is in the row. Adds, each [B, M] with a static M: `target_index`
-        (in the row, ascending), `target_tokens` and `target_weights` (float32: 1, or 0 where there is no target).
+        In each segment exactly `round(mask_rate * n)` of its n codes (tokens that are not specials) are
+        chosen, with Python's `round` (half to even), whatever else is in the row. Adds, each [B, M] with a
+        static M: `target_index` (in the row, ascending), `target_tokens` and `target_weights` (float32: 1, or
+        0 where there is no target).
         """
         tokens, segment_ids = batch["tokens"], batch["segment_ids"]
         length = tokens.shape[1]
@@ -111,10 +113,10 @@ class Objective:
     def _choose(
         self,
         most: int,
-        eligible: Int[Array, "length"],
-        segment_ids: Int[Array, "length"],
-        scores: Int[Array, "length"],
-    ) -> Int[Array, "most"]:
+        eligible: Int[Array, " length"],
+        segment_ids: Int[Array, " length"],
+        scores: Int[Array, " length"],
+    ) -> Int[Array, " most"]:
         """The chosen places of one row, ascending, then `length` for each that is missing."""
         length = eligible.shape[0]
         place = jnp.arange(length, dtype=jnp.int32)
@@ -138,8 +140,8 @@ class Objective:
     ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
         """Sum of the cross-entropy over the chosen positions, their number, and sums to divide by it.
 
-        head_apply: (head_params, hidden, table or None) -> logits. The metrics are `top1`, `top5` and `top10`: how
-        many true codes ranked that high.
+        head_apply: (head_params, hidden, table or None) -> logits. The metrics are `top1`, `top5` and
+        `top10`: how many true codes ranked that high.
         """
         weights = batch["target_weights"]
         hidden = _gather(outputs["hidden"], batch["target_index"])
@@ -156,7 +158,7 @@ class Objective:
         outputs: Mapping[str, Array],
         batch: Mapping[str, Array],
     ) -> dict[str, Array]:
-        """`loss` (minus the log-likelihood of the true code) and `rank` (0 is best) of each target, both [B, M]."""
+        """Minus the log-likelihood of the true code (`loss`) and its `rank` (0: best), both [B, M]."""
         hidden = _gather(outputs["hidden"], batch["target_index"])
         table = outputs["table"] if self.config.tied else None
         losses, ranks = chunked_ranks(

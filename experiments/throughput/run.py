@@ -1,10 +1,11 @@
-"""Real tokens per second: ehrjax on packed rows against HuggingFace BertForMaskedLM in PyTorch, same sequences.
+"""Real tokens per second: ehrjax on packed rows against HuggingFace BertForMaskedLM, same sequences.
 
     python experiments/throughput/run.py [--sizes=medium,large] [--precisions=fp32,bf16] [--repeats=2]
-        [--batch_rows=10] [--padded_steps=2] [--threads=2] [--compile] [--output=FILE.json]
+        [--minutes=10] [--batch_rows=10] [--padded_steps=1] [--slow_repeats=1]
+        [--threads=2] [--compile] [--output=FILE.json]
 
-Prints one table a precision: the ratio of ehrjax to each way in which users of PyTorch batch. The README beside this
-file says what is measured and how.
+Prints one table a precision: the ratio of ehrjax to each way in which users of PyTorch batch. The README
+beside this file says what is measured and how.
 """
 
 from __future__ import annotations
@@ -25,33 +26,37 @@ import numpy as np
 VOCABULARY, SPECIALS, MASK = 10_000, 5, 4
 CONTEXT, MAX_SEGMENTS = 512, 32
 SEQUENCES_A_BATCH, GROUPS = 32, 50
+SAMPLED_GROUPS = [3, 9, 15, 21, 28, 34, 41, 47]
 MASK_RATE, LEARNING_RATE = 0.15, 1e-4
 SIZES = {"medium": dict(width=256, depth=4, heads=8), "large": dict(width=512, depth=6, heads=8)}
 GOALS = {"padded to 512": 3.5, "padded to the longest of 32": 3.3, "grouped by length": 1.1, "dense 512": 1.0}
 IGNORED = -100
+COSTS = {"medium": 1, "large": 3, "fp32": 2, "bf16": 1}
+"""About how long a table takes, to share the minutes out."""
 
 
 def sequences(seed: int) -> list[np.ndarray]:
     """256 token sequences of the length distribution, in 8 groups of 32 that lie near each other in length.
 
-    As HuggingFace's `group_by_length` does it, 50 batches are sorted by length at a time. Of these every sixth batch
-    is taken, so that the sample keeps the distribution and the groups keep the density (97 %) of the whole.
+    As HuggingFace's `group_by_length` does it, 50 batches are sorted by length at a time. Of these 8 are
+    taken, so chosen that the sample keeps the mean length (29 % of 512) and the density of the groups (97 %).
     """
     rng = np.random.default_rng(seed)
     lengths = np.exp(rng.normal(np.log(100), 1.0, SEQUENCES_A_BATCH * GROUPS))
     lengths = np.sort(np.clip(np.round(lengths), 5, CONTEXT).astype(int)).reshape(GROUPS, SEQUENCES_A_BATCH)
-    return [rng.integers(SPECIALS, VOCABULARY, n) for n in lengths[3::6].ravel()]
+    return [rng.integers(SPECIALS, VOCABULARY, n) for n in lengths[SAMPLED_GROUPS].ravel()]
 
 
 @dataclasses.dataclass
 class Method:
-    """One way of training: `step(i)` runs step i of its pass and returns a loss; `tokens[i]` are its real tokens."""
+    """One way of training: `step(i)` runs step i of its pass, of `tokens[i]` real tokens; returns a loss."""
 
     step: Callable[[int], float]
     tokens: list[int]
     positions: int
     timed: int
     """How many steps of the pass a repeat times; the others have the same shapes, or there are none."""
+    slow: bool = False
     seconds: list[list[float]] = dataclasses.field(default_factory=list)
 
     @property
@@ -71,12 +76,16 @@ class Method:
         self.seconds.append(taken)
 
     def speed(self, repeat: int) -> float:
-        """Real tokens a second of a whole pass, at the mean time of the steps that were timed."""
-        return sum(self.tokens) / (statistics.mean(self.seconds[repeat]) * len(self.tokens))
+        """Real tokens a second of a whole pass, at the mean time of the steps that this repeat timed.
+
+        A slow method is not timed in every repeat; its last time then stands for the later ones.
+        """
+        seconds = self.seconds[min(repeat, len(self.seconds) - 1)]
+        return sum(self.tokens) / (statistics.mean(seconds) * len(self.tokens))
 
 
 def packed_batches(tokens: list[np.ndarray], rows: int) -> list[dict[str, np.ndarray]]:
-    """The sequences packed into rows of 512, `rows` rows a batch; the last batch is filled with empty rows."""
+    """The sequences packed into rows of 512, `rows` a batch; the last batch is filled with empty rows."""
     from ehrjax.data import packing
 
     plan = packing.plan(np.array([len(t) for t in tokens]), CONTEXT, MAX_SEGMENTS, seed=0)
@@ -172,8 +181,10 @@ def ours(
     return step, sum(x.size for x in jax.tree.leaves(params))
 
 
-def theirs(size: str, precision_name: str, compiled: bool) -> tuple[Callable[[list[np.ndarray], int | None], float], int]:
-    """`step(sequences, length)` pads to `length` (None: the longest) and trains; and the number of parameters."""
+def theirs(
+    size: str, precision_name: str, compiled: bool
+) -> tuple[Callable[[list[np.ndarray], int | None], float], int]:
+    """`step(sequences, length)` pads to `length` (None: the longest) and trains; the number of parameters."""
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
@@ -197,7 +208,7 @@ def theirs(size: str, precision_name: str, compiled: bool) -> tuple[Callable[[li
     forward = torch.compile(model) if compiled else model
 
     def collate(rows: list[np.ndarray], length: int | None) -> dict[str, torch.Tensor]:
-        """Padding, then masking as transformers' DataCollatorForLanguageModeling does it, on ids without a tokenizer."""
+        """Padding and masking as by transformers' DataCollatorForLanguageModeling, without a tokenizer."""
         length = length or max(len(row) for row in rows)
         ids = torch.zeros((len(rows), length), dtype=torch.long)
         for i, row in enumerate(rows):
@@ -224,7 +235,9 @@ def theirs(size: str, precision_name: str, compiled: bool) -> tuple[Callable[[li
     return step, sum(p.numel() for p in model.parameters())
 
 
-def methods(size: str, precision_name: str, options: argparse.Namespace) -> tuple[dict[str, Method], dict[str, int]]:
+def methods(
+    size: str, precision_name: str, options: argparse.Namespace
+) -> tuple[dict[str, Method], dict[str, int]]:
     """Every method of one table, ours first, and the numbers of parameters."""
     tokens = sequences(options.seed)
     real = sum(len(t) for t in tokens)
@@ -253,9 +266,15 @@ def methods(size: str, precision_name: str, options: argparse.Namespace) -> tupl
             len(packed),
         ),
         "ehrjax, dense 512": Method(lambda i: our_step("dense", i), [rows * CONTEXT], rows * CONTEXT, 1),
-        "padded to 512": Method(lambda i: their_step(random[i], CONTEXT), counts(random), len(tokens) * CONTEXT, some),
+        "padded to 512": Method(
+            lambda i: their_step(random[i], CONTEXT), counts(random), len(tokens) * CONTEXT, some, True
+        ),
         "padded to the longest of 32": Method(
-            lambda i: their_step(random[i], None), counts(random), SEQUENCES_A_BATCH * sum(longest), some
+            lambda i: their_step(random[i], None),
+            counts(random),
+            SEQUENCES_A_BATCH * sum(longest),
+            some,
+            True,
         ),
         "grouped by length": Method(
             lambda i: their_step(grouped[i], None),
@@ -279,36 +298,56 @@ def rows_of(table: dict[str, Method], repeats: int) -> Iterator[tuple[str, float
         yield name, method.density, statistics.median(method.speed(i) for i in range(repeats)), ratios
 
 
-def measure(size: str, precision_name: str, options: argparse.Namespace) -> dict[str, object]:
-    """Runs one table and prints it."""
+def measure(
+    size: str, precision_name: str, options: argparse.Namespace, deadline: float
+) -> dict[str, object]:
+    """Runs one table and prints it. No repeat but the first is begun that would end after the deadline."""
     table, sizes = methods(size, precision_name, options)
-    for method in table.values():  # Compilation, and the first allocation of every buffer.
+    for method in table.values():  # Compilation, and the first touch of parameters and optimizer states.
         for index in range(len(method.tokens) if options.compile else 1):
-            method.step(index)
-    for number in range(options.repeats):
+            if options.compile or not method.slow:
+                method.step(index)
+    repeats, last = 0, 0.0
+    while repeats < options.repeats and (not repeats or time.perf_counter() + last <= deadline):
+        start = time.perf_counter()
         for method in table.values():
-            method.repeat(number)
+            if repeats < options.slow_repeats or not method.slow:
+                method.repeat(repeats)
+        repeats, last = repeats + 1, sum(sum(m.seconds[-1]) for m in table.values() if not m.slow)
+        print(f"repeat {repeats}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"\n{size}, {precision_name}: {sizes}", flush=True)
     for name in ("ehrjax, packed", "ehrjax, dense 512"):
-        speeds = [table[name].speed(i) for i in range(options.repeats)]
+        speeds = [table[name].speed(i) for i in range(repeats)]
         print(f"  {name:28s} {table[name].density:6.1%} dense {statistics.median(speeds):8,.0f} tokens/s")
     result = {"size": size, "precision": precision_name, "rows": []}
-    for name, density, speed, ratios in rows_of(table, options.repeats):
+    for name, density, speed, ratios in rows_of(table, repeats):
         middle = statistics.median(ratios)
-        goal = f"goal {GOALS[name]}: {'met' if middle >= GOALS[name] else 'MISSED'}" if precision_name == "fp32" else ""
+        goal = (
+            f"goal {GOALS[name]}: {'met' if middle >= GOALS[name] else 'MISSED'}"
+            if precision_name == "fp32"
+            else ""
+        )
         spread = f"{min(ratios):.2f}..{max(ratios):.2f}"
-        print(f"  {name:28s} {density:6.1%} dense {speed:8,.0f} tokens/s  ratio {middle:5.2f} ({spread}) {goal}")
-        result["rows"].append({"against": name, "density": density, "tokens_per_second": speed, "ratios": ratios})
+        print(
+            f"  {name:28s} {density:6.1%} dense {speed:8,.0f} tokens/s  ratio {middle:5.2f} ({spread}) {goal}"
+        )
+        result["rows"].append(
+            {"against": name, "density": density, "tokens_per_second": speed, "ratios": ratios}
+        )
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default="medium,large")
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=10, help="begin no repeat that would end later")
     parser.add_argument("--batch_rows", type=int, default=10, help="rows of 512 tokens a step of ehrjax")
     parser.add_argument("--padded_steps", type=int, default=1, help="steps a repeat of the two padded ways")
+    parser.add_argument("--slow_repeats", type=int, default=1, help="repeats of the two padded ways")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--compile", action="store_true", help="torch.compile the PyTorch model")
     parser.add_argument("--seed", type=int, default=0)
@@ -325,7 +364,11 @@ def main() -> None:
         f"{jax.devices()[0].platform}, torch {torch.__version__}, transformers {transformers.__version__}"
     )
     start = time.perf_counter()
-    results = [measure(s, p, options) for p in options.precisions.split(",") for s in options.sizes.split(",")]
+    tables = [(s, p) for p in options.precisions.split(",") for s in options.sizes.split(",")]
+    costs = [COSTS[s] * COSTS[p] for s, p in tables]
+    shares = np.cumsum(costs) / sum(costs)
+    deadlines = start + 60 * options.minutes * shares
+    results = [measure(*table, options, deadline) for table, deadline in zip(tables, deadlines)]
     print(f"\n{time.perf_counter() - start:.0f} s in all")
     if options.output:
         options.output.write_text(json.dumps(results, indent=1))

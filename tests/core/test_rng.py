@@ -93,7 +93,8 @@ def test_keys_are_independent():
         for b in samples[:i]:
             for lag in (0, 1, 5):
                 assert abs(correlation(a[lag:], b[: len(b) - lag])) < bound
-    # One key is no shifted copy of another, whatever the shift: the same 32 bits are as rare as chance has them.
+    # One key is no shifted copy of another, whatever the shift: the same 32 bits are as rare as chance has
+    # them.
     x, y = draws(0, shape), draws(1, shape)
     assert len(np.intersect1d(x, y)) < 60  # 2**36 pairs at 2**-32: 16 expected
 

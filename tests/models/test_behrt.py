@@ -160,15 +160,15 @@ BATCH = [[subject(9, 1), subject(10, 2)], [subject(25, 3)]]
 
 def test_scan_is_unrolled_and_remat_is_none_also_with_dropout():
     batch = pack(BATCH, 28)
-    model, params = made()
+    model, params = made(unroll=False)
     loss, grads = losses_and_grads(model, params, batch)
     unrolled, _ = made(scan=False)
     parts = {str(i): jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(3)}
     loss_unrolled, grads_unrolled = losses_and_grads(unrolled, {**params, "layers": parts}, batch)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(grads_unrolled["layers"][str(i)] for i in range(3)))
     results = [(loss_unrolled, {**grads_unrolled, "layers": stacked})]
-    for remat in ("full", "dots"):
-        results.append(losses_and_grads(made(remat=remat)[0], params, batch))
+    for changes in ({"unroll": True}, {"remat": "full"}, {"remat": "dots", "unroll": False}):
+        results.append(losses_and_grads(made(**changes)[0], params, batch))
     for other_loss, other_grads in results:
         np.testing.assert_allclose(other_loss, loss, rtol=1e-5)
         assert jax.tree.structure(other_grads) == jax.tree.structure(grads)
