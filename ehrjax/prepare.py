@@ -91,9 +91,7 @@ def tokens(args: argparse.Namespace, rest: Sequence[str]) -> None:
     chosen = recipe.from_config(configs.from_argv(rest))
     bar, advance = _progress()
     with bar:
-        info = prepare_tokens.prepare(
-            args.input, args.output, chosen, fitted_from=args.fitted_from, progress=advance
-        )
+        info = prepare_tokens.prepare(args.input, args.output, chosen, fitted_from=args.fitted_from, progress=advance)
     splits = {f"{name}: {key}": n for name, counts in info["splits"].items() for key, n in counts.items()}
     _print_summary({"vocabulary": info["vocabulary_size"], **splits})
 

@@ -158,7 +158,9 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     )
     if result.reason == "interrupted":
         if first:
-            print(f"interrupted; saved step {int(result.state.step)}: the same command continues from there", flush=True)
+            print(
+                f"interrupted; saved step {int(result.state.step)}: the same command continues from there", flush=True
+            )
         return
     params = _gather(result.state.params, mesh)
     if not first:

@@ -76,7 +76,8 @@ def test_import_ehrjax_is_light() -> None:
 
 def test_importing_the_device_world_starts_no_device() -> None:
     code = (
-        "import ehrjax\nehrjax.load\nimport ehrjax.data, ehrjax.training.loop, ehrjax.models.behrt, ehrjax.evals.tuning\n"
+        "import ehrjax\nehrjax.load\n"
+        "import ehrjax.data, ehrjax.training.loop, ehrjax.models.behrt, ehrjax.evals.tuning\n"
         "from jax._src import xla_bridge\nprint(xla_bridge.backends_are_initialized())"
     )
     assert python(code).strip() == "False"

@@ -36,7 +36,9 @@ FIELDS: Mapping[str, Field] = {
     "segment_ids": Field("B L", np.int32, np.int32, "1, 2, ... within the row; equal = same window; 0 = padding"),
     "visit_ids": Field("B L", np.int32, np.int32, "0, 1, ... from the window's first visit"),
     "ages": Field("B L", np.float32, np.float32, "years; NaN = unknown"),
-    "times": Field("B L", np.int64, np.int32, "host: microseconds since 1970; device: minutes since the window's start"),
+    "times": Field(
+        "B L", np.int64, np.int32, "host: microseconds since 1970; device: minutes since the window's start"
+    ),
     "values": Field("B L", np.float32, np.float32, "the event's numeric value; NaN = none"),
     "subject_id": Field("B S", np.int64, None, "whose window it is; -1 = unused"),
     "window_start": Field("B S", np.int64, None, "microseconds since 1970 of the window's first timed token"),
@@ -50,7 +52,9 @@ def require(available: Iterable[str], needed: Iterable[str], *, by: str) -> None
     """Raises InputError if a field that `by` needs is not among the `available` ones."""
     missing = sorted(set(needed) - set(available))
     if missing:
-        raise InputError(f"{by} needs the batch field {missing[0]!r} ({FIELDS[missing[0]].meaning}), which the data lacks.")
+        raise InputError(
+            f"{by} needs the batch field {missing[0]!r} ({FIELDS[missing[0]].meaning}), which the data lacks."
+        )
 
 
 def num_tokens(batch: Mapping[str, np.ndarray]) -> int:

@@ -96,7 +96,7 @@ class Checkpoints:
         )
 
     def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reads a checkpoint into the shapes, dtypes and shardings of `like`.
+        """Reads a checkpoint into the shapes, dtypes and shardings of `like`, after the save under way.
 
         Args:
           like: a tree of ShapeDtypeStructs (with shardings) or arrays.
@@ -108,6 +108,7 @@ class Checkpoints:
         Raises:
           InputError: there is no checkpoint, or it does not fit `like`.
         """
+        self.wait()
         step = self.latest if step is None else step
         if step is None:
             raise InputError(f"{self._folder} holds no complete checkpoint.")

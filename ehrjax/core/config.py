@@ -112,9 +112,7 @@ def into(cls: type[T], config: ConfigDict | Mapping[str, Any], *, where: str, **
     missing = [
         name
         for name, field in fields.items()
-        if name not in given
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if name not in given and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise InputError(f"config.{where} lacks the key {missing[0]!r}.")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ehrjax.core.errors import InputError
 
-
 # What the system says when a file can grow no further.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -65,9 +65,7 @@ def matmul(x: Float[Array, "... n"], kernel: Float[Array, "n m"], policy: Policy
 def _einsum(spec: str, left: Array, right: Array) -> Array:
     # HIGHEST: a GPU would otherwise round float32 operands to TF32. It changes nothing for bf16 operands or
     # on CPU.
-    return jnp.einsum(
-        spec, left, right, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
+    return jnp.einsum(spec, left, right, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -82,9 +80,7 @@ def _low_precision_forward(spec: str, compute: Any, left: Array, right: Array) -
     return _einsum(spec, *rounded), (rounded, empty)
 
 
-def _low_precision_backward(
-    spec: str, compute: Any, residuals: tuple, cotangent: Array
-) -> tuple[Array, Array]:
+def _low_precision_backward(spec: str, compute: Any, residuals: tuple, cotangent: Array) -> tuple[Array, Array]:
     (left, right), (like_left, like_right) = residuals
     inputs, result = spec.split("->")
     left_axes, right_axes = inputs.split(",")

@@ -51,7 +51,9 @@ class Writer:
             try:
                 import wandb as client
             except ImportError as error:
-                raise InputError("config.wandb.project is set but wandb is not installed; pip install 'ehrjax[wandb]'.") from error
+                raise InputError(
+                    "config.wandb.project is set but wandb is not installed; pip install 'ehrjax[wandb]'."
+                ) from error
             self._wandb = client.init(
                 project=wandb["project"],
                 name=wandb.get("name") or workdir.name,

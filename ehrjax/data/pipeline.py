@@ -73,9 +73,7 @@ class Epoch:
 
 def plan_epoch(split: token_dataset.Split, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:
     """Plans an epoch; `seed` None gives the fixed order and phase of evaluation."""
-    tiled = windows.tile(
-        split.lengths, split.num_static, context=settings.context_length, seed=seed, epoch=epoch
-    )
+    tiled = windows.tile(split.lengths, split.num_static, context=settings.context_length, seed=seed, epoch=epoch)
     return Epoch(tiled, packing.plan(tiled.length, settings.context_length, settings.max_segments, seed, epoch))
 
 
@@ -199,6 +197,4 @@ def iterate(batches: Batches, settings: Settings) -> Iterator[tuple[int, int, Ba
 
 def count_steps(split: token_dataset.Split, settings: Settings, *, batch_size: int, seed: int, epochs: int) -> int:
     """Batches in `epochs` epochs; each is planned, since the random window phase changes their number."""
-    return int(
-        np.sum([plan_epoch(split, settings, seed=seed, epoch=e).num_batches(batch_size) for e in range(epochs)])
-    )
+    return int(np.sum([plan_epoch(split, settings, seed=seed, epoch=e).num_batches(batch_size) for e in range(epochs)]))

@@ -24,7 +24,10 @@ Progress = Callable[[str, int, int], None]
 def source_fingerprint(dataset: meds.MedsDataset) -> str:
     """A hash of the content of the event files, the splits and the descriptions."""
     digest = hashlib.sha256()
-    for path in [*dataset.shards, *(dataset.folder / "metadata" / n for n in ("codes.parquet", "subject_splits.parquet"))]:
+    for path in [
+        *dataset.shards,
+        *(dataset.folder / "metadata" / n for n in ("codes.parquet", "subject_splits.parquet")),
+    ]:
         digest.update(str(path.relative_to(dataset.folder)).encode())
         digest.update(files.sha256_file(path).encode())
     return digest.hexdigest()[:16]

@@ -1,9 +1,9 @@
 """The token dataset: a folder of memory-mapped Arrow files, one row a subject. Reading a subject copies nothing.
 
-    dataset.json      version, source, fingerprints, counts, recipe
-    vocab.csv         token,str,count,...
-    value_bins.json   fitted quantile edges per code
-    data/<split>/*.arrow
+dataset.json      version, source, fingerprints, counts, recipe
+vocab.csv         token,str,count,...
+value_bins.json   fitted quantile edges per code
+data/<split>/*.arrow
 """
 
 from __future__ import annotations

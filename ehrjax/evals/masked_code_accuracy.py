@@ -157,9 +157,7 @@ def summarize(sums: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> dict[st
         "targets": int(total.sum()),
         "loss": mean_loss.as_dict(),
         "overall": table(hits.sum(1), total),
-        "families": {
-            name: table(hits[:, f], weights[:, f]) for f, name in enumerate(names) if weights[:, f].any()
-        },
+        "families": {name: table(hits[:, f], weights[:, f]) for f, name in enumerate(names) if weights[:, f].any()},
     }
 
 

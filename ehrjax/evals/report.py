@@ -15,7 +15,7 @@ from ehrjax.data import pipeline, token_dataset
 from ehrjax.evals import masked_code_accuracy as accuracy
 from ehrjax.evals.tuning import SplitBatches
 from ehrjax.viz import embedding_map, figures
-from ehrjax.viz.page import Markup, Page, figure, table, text
+from ehrjax.viz.page import Markup, Page, facts, figure, table, text
 from ehrjax.vocab.vocabulary import Vocabulary
 
 FEW_SUBJECTS = 50
@@ -75,9 +75,11 @@ def _number(estimate: Mapping[str, Any], *, percent: bool = True) -> Markup:
     scale, unit = (100, " %") if percent else (1, "")
     shown = f"{estimate['value'] * scale:.{1 if percent else 3}f}{unit}"
     if estimate["low"] is None:
-        return Markup(f"{shown} <small>(too few subjects for an interval)</small>")
+        return Markup(f"{shown} <small>(one subject)</small>")
     digits = 1 if percent else 3
-    return Markup(f"{shown} <small>({estimate['low'] * scale:.{digits}f} to {estimate['high'] * scale:.{digits}f})</small>")
+    return Markup(
+        f"{shown} <small>({estimate['low'] * scale:.{digits}f} to {estimate['high'] * scale:.{digits}f})</small>"
+    )
 
 
 def _best_baseline(overall: Mapping[str, Any]) -> str:
@@ -114,8 +116,8 @@ def _lead(saved: Mapping[str, Any], measured: Mapping[str, Any], step: int) -> s
         )
         if measured["subjects"] < FEW_SUBJECTS:
             sentences.append(
-                f"{measured['subjects']} subjects are few: the intervals say how little they can show, and a ranking of "
-                "models should not rest on them."
+                f"{measured['subjects']} subjects are few: the intervals say how little they can show, and a ranking "
+                "of models should not rest on them."
             )
     return "".join(f"<p>{sentence}</p>" for sentence in sentences)
 
@@ -139,10 +141,11 @@ def _accuracy(measured: Mapping[str, Any]) -> list[str]:
     return [
         table(["", *(f"top {k}" for k in accuracy.TOP)], rows, strong=[0]),
         table(["difference, paired by subject", *(f"top {k}" for k in accuracy.TOP), "top 1 is"], differences),
-        f"<p>Tuning loss {_number(loss, percent=False)} nats a hidden code (perplexity {np.exp(loss['value']):,.1f}).</p>",
-        '<p class="note">In brackets: 95 % intervals, 1,000 resamples of subjects. All methods are asked about the same '
-        "hidden positions and see the same visible tokens; the most frequent codes are the train split's; where a "
-        "baseline has fewer than ten codes to name, the most frequent codes fill up its list.</p>",
+        f"<p>Tuning loss {_number(loss, percent=False)} nats a hidden code "
+        f"(perplexity {np.exp(loss['value']):,.1f}).</p>",
+        '<p class="note">In brackets: 95 % intervals, 1,000 resamples of subjects. All methods are asked about the '
+        "same hidden positions and see the same visible tokens; the most frequent codes are the train split's; where "
+        "a baseline has fewer than ten codes to name, the most frequent codes fill up its list.</p>",
     ]
 
 
@@ -158,7 +161,8 @@ def _families(measured: Mapping[str, Any]) -> list[str]:
                 name,
                 f"{values['targets']:,}",
                 *(_number(values[f"model_top{k}"]) for k in accuracy.TOP),
-                Markup(f"{_number(values[f'{best}_top1'])} <small>{text(NAMES[best])}</small>"),
+                _number(values[f"{best}_top1"]),
+                NAMES[best],
             ]
         )
     drawn = {
@@ -166,7 +170,9 @@ def _families(measured: Mapping[str, Any]) -> list[str]:
         for name, values in families[:12]
     }
     return [
-        table(["family", "hidden codes", "top 1", "top 5", "top 10", "best baseline, top 1"], rows),
+        table(
+            ["family", "hidden codes", *(f"top {k}" for k in accuracy.TOP), "baseline, top 1", "best baseline"], rows
+        ),
         figure(figures.intervals(drawn, [NAMES[m] for m in accuracy.METHODS], x="top-1 accuracy")),
     ]
 
@@ -192,7 +198,9 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         parts.append(figure(figures.curves(hits, x="step", y="tuning accuracy")))
     parts.append(
         figure(
-            figures.curves({"learning rate": (steps, [line["learning_rate"] for line in train])}, x="step", y="learning rate")
+            figures.curves(
+                {"learning rate": (steps, [line["learning_rate"] for line in train])}, x="step", y="learning rate"
+            )
         )
     )
     speed = np.median([line["tokens_per_second"] for line in train])
@@ -202,12 +210,11 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _data(dataset: token_dataset.TokenDataset, saved: Mapping[str, Any], tuning: SplitBatches) -> list[str]:
     rows = []
-    for name, counts in saved["dataset"]["splits"].items():
+    for name in token_dataset.SPLITS:
+        counts = saved["dataset"]["splits"].get(name, {})
         events = counts.get("events", 0)
         coverage = f"{100 * counts.get('known', 0) / events:.1f} %" if events else "–"
-        rows.append(
-            [name, *(f"{counts.get(key, 0):,}" for key in ("subjects", "events", "tokens")), coverage]
-        )
+        rows.append([name, *(f"{counts.get(key, 0):,}" for key in ("subjects", "events", "tokens")), coverage])
     train = dataset.split("train")
     epoch = pipeline.plan_epoch(train, tuning.settings, seed=tuning.seed)
     density = epoch.num_tokens / max(len(epoch.plan) * tuning.settings.context_length, 1)
@@ -215,8 +222,8 @@ def _data(dataset: token_dataset.TokenDataset, saved: Mapping[str, Any], tuning:
     families = words.filter(words["family"] != "special").group_by("family").len().sort("len", descending=True)
     return [
         table(["split", "subjects", "events", "tokens", "events in the vocabulary"], rows),
-        f"<p>{len(dataset.vocabulary):,} tokens in the vocabulary. Packed into rows of {tuning.settings.context_length}, "
-        f"{100 * density:.1f} % of the positions hold a token.</p>",
+        f"<p>{len(dataset.vocabulary):,} tokens in the vocabulary. Packed into rows of "
+        f"{tuning.settings.context_length}, {100 * density:.1f} % of the positions hold a token.</p>",
         figure(figures.histogram(train.lengths, x="tokens a subject", y="train subjects")),
         figure(figures.bars(families["family"].to_list(), families["len"].to_list(), x="vocabulary entries")),
     ]
@@ -236,20 +243,23 @@ def _map(params: Any, vocabulary: Vocabulary) -> list[str]:
         f"The {len(codes):,} most frequent tokens by the cosine distance of their learned vectors ({method}). "
         "Neighbours mean something, distances between far groups do not. Hover to read; click a family to hide it."
     )
-    return [f'<p class="note">{note}</p>', figure(figures.embedding_map(points, rows["family"].to_list(), hover, sizes))]
+    return [
+        f'<p class="note">{note}</p>',
+        figure(figures.embedding_map(points, rows["family"].to_list(), hover, sizes)),
+    ]
 
 
 def _configuration(saved: Mapping[str, Any]) -> list[str]:
-    facts = [
-        ["data fingerprint", saved["dataset"]["fingerprint"]],
-        ["vocabulary fingerprint", saved["dataset"]["vocabulary_fingerprint"]],
-        ["commit", saved["git"] or "not a checkout"],
+    lines = [
+        ("data fingerprint", saved["dataset"]["fingerprint"]),
+        ("vocabulary fingerprint", saved["dataset"]["vocabulary_fingerprint"]),
+        ("commit", saved["git"] or "not a checkout"),
         *saved["versions"].items(),
     ]
     resolved = text(json.dumps(saved["config"], indent=2))
     return [
-        table(["", ""], facts),
+        facts(lines),
         f"<details><summary>The resolved config</summary><pre>{resolved}</pre></details>",
-        '<p><a href="../metrics.jsonl">metrics.jsonl</a> · <a href="masked_code_accuracy.json">masked_code_accuracy.json</a> '
-        '· <a href="../config.json">config.json</a></p>',
+        '<p><a href="../metrics.jsonl">metrics.jsonl</a> · '
+        '<a href="masked_code_accuracy.json">masked_code_accuracy.json</a> · <a href="../config.json">config.json</a></p>',
     ]

@@ -76,9 +76,7 @@ def download(
       RunError: the disk is full.
     """
     if source not in sources:
-        raise InputError(
-            f"There is no source {source!r} to download; choose from {', '.join(sorted(sources))}."
-        )
+        raise InputError(f"There is no source {source!r} to download; choose from {', '.join(sorted(sources))}.")
     known, output = sources[source], Path(output)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is not a folder; name another one for the download.")
@@ -124,9 +122,7 @@ def _listed(sums: bytes, known: Source) -> dict[str, str]:
         digest, name = line.split(maxsplit=1)
         path = PurePosixPath(name.removeprefix("*"))
         if path.is_absolute() or ".." in path.parts:
-            raise InputError(
-                f"{known.url}{SUMS} lists {name!r}, which is outside its folder; do not use that source."
-            )
+            raise InputError(f"{known.url}{SUMS} lists {name!r}, which is outside its folder; do not use that source.")
         listed[str(path)] = digest
     return listed
 

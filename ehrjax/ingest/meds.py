@@ -117,9 +117,7 @@ class MedsWriter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # MEDS asks for large_string in text_value and string in code.
                 table = part.to_arrow()
-                table = table.set_column(
-                    table.schema.get_field_index("code"), "code", table["code"].cast("string")
-                )
+                table = table.set_column(table.schema.get_field_index("code"), "code", table["code"].cast("string"))
                 table = table.set_column(
                     table.schema.get_field_index("text_value"),
                     "text_value",
@@ -212,7 +210,9 @@ class MedsDataset:
         try:
             frame = pl.read_parquet(path, glob=False)
         except Exception as error:  # polars raises several unrelated classes for a damaged file
-            raise InputError(f"{path} cannot be read as parquet; it is truncated or foreign: write it again.") from error
+            raise InputError(
+                f"{path} cannot be read as parquet; it is truncated or foreign: write it again."
+            ) from error
         return conform(frame, path)
 
 

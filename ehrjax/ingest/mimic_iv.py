@@ -62,9 +62,7 @@ def read(input: str | Path, output: str | Path, *, progress: Progress | None = N
     """
     input, output = Path(input), Path(output)
     if not input.is_dir():
-        raise InputError(
-            f"The MIMIC-IV folder {input} does not exist; name the folder that holds hosp and icu."
-        )
+        raise InputError(f"The MIMIC-IV folder {input} does not exist; name the folder that holds hosp and icu.")
     files.refuse_existing(output, what="MEDS dataset")
     paths = _find_tables(input)
     sizes = {name: path.stat().st_size for name, path in paths.items()}
@@ -86,8 +84,7 @@ def read(input: str | Path, output: str | Path, *, progress: Progress | None = N
         summary = {
             "source": "mimic-iv",
             "tables": {name: tally.as_dict() for name, tally in tallies.items()},
-            "absent_tables": [f"{t.folder}/{t.name}" for t in mimic.TABLES if t.name not in paths]
-            + titles.absent,
+            "absent_tables": [f"{t.folder}/{t.name}" for t in mimic.TABLES if t.name not in paths] + titles.absent,
             "tables_not_read": [n for n in mimic.NOT_READ if raw_csv.find_table(*_split_name(input, n))],
             "subjects": subjects,
             "events": writer.rows,
@@ -236,9 +233,7 @@ class _Joined:
             frame = frame.with_columns(pl.lit(None, pl.Int64).alias("hadm_id"))
         at = pl.Series(self._stays.positions(frame["hadm_id"]))
         at = at.set(at < 0, None)
-        stays = self._admissions.select("subject_id", "admittime", mimic.DISCHARGE).select(
-            pl.all().gather(at)
-        )
+        stays = self._admissions.select("subject_id", "admittime", mimic.DISCHARGE).select(pl.all().gather(at))
         same = (stays["subject_id"] == frame["subject_id"]).fill_null(False)
         return frame.with_columns(
             pl.Series(mimic.KNOWN_SUBJECT, self._subjects.positions(frame["subject_id"]) >= 0),
@@ -256,9 +251,7 @@ def _describe_first(own: dict[str, str], batch: pl.DataFrame, table: Table, colu
         own.setdefault(name, text)
 
 
-def _write(
-    buckets: Buckets, writer: MedsWriter, tallies: dict[str, Tally]
-) -> tuple[Counter[str], dict[str, int]]:
+def _write(buckets: Buckets, writer: MedsWriter, tallies: dict[str, Tally]) -> tuple[Counter[str], dict[str, int]]:
     """Sorts and writes every bucket; returns the events by code and the subjects by split."""
     tables = dict(enumerate(mimic.TABLES))
     counts: Counter[str] = Counter()

@@ -171,8 +171,6 @@ _FAMILIES: dict[str, Callable[[str, Titles, str], str]] = {
     "ADMINISTRATION": _plain("Medication record of {0}: {1}"),
     "HCPCS": _hcpcs,
     "DIAGNOSIS": _icd("Diagnosis", "d_icd_diagnoses", {"ICD9CM": "ICD-9-CM", "ICD10CM": "ICD-10-CM"}),
-    "PROCEDURE": _icd(
-        "Procedure", "d_icd_procedures", {"ICD9PCS": "ICD-9-CM volume 3", "ICD10PCS": "ICD-10-PCS"}
-    ),
+    "PROCEDURE": _icd("Procedure", "d_icd_procedures", {"ICD9PCS": "ICD-9-CM volume 3", "ICD10PCS": "ICD-10-PCS"}),
     "DRG": _drg,
 }

@@ -29,9 +29,7 @@ _STATIC, _ADMISSION, _LEAVING_ICU, _DISCHARGE, _BILLING, _DEATH = 0, 1, 60, 61, 
 _DEIDENTIFIED = "___"
 
 
-def _columns(
-    *, ids: str, times: str = "", dates: str = "", numbers: str = "", texts: str = ""
-) -> dict[str, Kind]:
+def _columns(*, ids: str, times: str = "", dates: str = "", numbers: str = "", texts: str = "") -> dict[str, Kind]:
     named = {Kind.ID: ids, Kind.TIME: times, Kind.DATE: dates, Kind.NUMBER: numbers, Kind.TEXT: texts}
     return {name: kind for kind, names in named.items() for name in names.split()}
 
@@ -107,9 +105,7 @@ ADMISSIONS = Table(
         Event(code("MARITAL_STATUS", words("marital_status")), pl.col("admittime")),
         Event(code("RACE", words("race")), pl.col("admittime")),
         Event(pl.lit("ED_OUT"), not_before("edouttime", "admittime")),
-        Event(
-            code("HOSPITAL_DISCHARGE", or_unknown("discharge_location")), pl.col(DISCHARGE), rank=_DISCHARGE
-        ),
+        Event(code("HOSPITAL_DISCHARGE", or_unknown("discharge_location")), pl.col(DISCHARGE), rank=_DISCHARGE),
     ),
     _ADMISSION,
     "the admission and who is admitted at admittime; discharge and where to at dischtime; the emergency "
@@ -193,11 +189,7 @@ LABEVENTS = Table(
     "labevents",
     HOSP,
     _columns(ids="subject_id hadm_id", times="charttime", numbers="valuenum", texts="itemid value valueuom"),
-    (
-        Event(
-            code("LAB", words("itemid"), or_unknown("valueuom")), pl.col("charttime"), _LAB_NUMERIC, _LAB_TEXT
-        ),
-    ),
+    (Event(code("LAB", words("itemid"), or_unknown("valueuom")), pl.col("charttime"), _LAB_NUMERIC, _LAB_TEXT),),
     20,
     "at charttime, when the specimen was taken; flag, priority and comments are not read",
     _aside(_no("time", "charttime"), _no("itemid", "itemid")),
@@ -227,9 +219,7 @@ MICROBIOLOGYEVENTS = Table(
             once=pl.concat_str(pl.lit("specimen|"), _TEST),
         ),
         Event(
-            pl.when(pl.col("org_name").is_null()).then(
-                code("MICROBIOLOGY", pl.lit("RESULT"), or_unknown("test_name"))
-            ),
+            pl.when(pl.col("org_name").is_null()).then(code("MICROBIOLOGY", pl.lit("RESULT"), or_unknown("test_name"))),
             _REPORTED,
             once=pl.concat_str(pl.lit("result|"), _TEST),
         ),

@@ -82,9 +82,7 @@ def read_batches(
     header, actual = check_columns(path, columns)
     first_row = 0
     for batch in _arrow_batches(path, header, list(actual.values()), block_bytes, on_bytes):
-        frame = pl.DataFrame(pl.from_arrow(batch)).select(
-            pl.col(actual[name]).alias(name) for name in columns
-        )
+        frame = pl.DataFrame(pl.from_arrow(batch)).select(pl.col(actual[name]).alias(name) for name in columns)
         frame = frame.with_row_index(ROW, offset=first_row).cast({ROW: pl.Int64})
         first_row += len(frame)
         yield _parsed(frame, columns, path)
@@ -215,9 +213,7 @@ def _located(path: Path, width: int, error: Exception) -> InputError | None:
         except InputError as located:
             return located
         except csv.Error:
-            return InputError(
-                f"{path}, line {line} is not CSV (an open quote?); correct it or copy the file again."
-            )
+            return InputError(f"{path}, line {line} is not CSV (an open quote?); correct it or copy the file again.")
     if records == 1:
         return None
     row = re.search(r"Row #(\d+)", str(error))
@@ -254,9 +250,7 @@ def _parsed(frame: pl.DataFrame, columns: Mapping[str, Kind], path: Path) -> pl.
                 f"is not {kind.value}; correct or remove that row."
             )
     numbers = [name for name, kind in columns.items() if kind is Kind.NUMBER]
-    return out.with_columns(
-        pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in numbers
-    )
+    return out.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in numbers)
 
 
 _DATES = (Kind.TIME, Kind.DATE)

@@ -190,9 +190,7 @@ def in_order(events: pl.DataFrame, tables: Mapping[int, Table], tallies: Mapping
         for index in repeated[TABLE].unique():
             tally = tallies[tables[index].name]
             lost = repeated.filter(pl.col(TABLE) == index)
-            emptied = (
-                lost.select(ROW).unique().join(events.filter(pl.col(TABLE) == index), on=ROW, how="anti")
-            )
+            emptied = lost.select(ROW).unique().join(events.filter(pl.col(TABLE) == index), on=ROW, how="anti")
             tally.events -= len(lost)
             tally.emitted -= len(emptied)
             tally.set_aside[tables[index].repeats] += len(emptied)

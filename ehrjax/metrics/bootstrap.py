@@ -60,9 +60,7 @@ def ratios(
       K estimates. With fewer than two contributing subjects the interval is None.
     """
     hits = np.asarray(hits, np.float64)
-    weights = np.broadcast_to(
-        np.asarray(weights, np.float64).reshape(len(hits), -1), hits.shape
-    )
+    weights = np.broadcast_to(np.asarray(weights, np.float64).reshape(len(hits), -1), hits.shape)
     used = weights.any(axis=1)
     hits, weights = hits[used], weights[used]
     if not len(hits):
@@ -84,9 +82,7 @@ def ratios(
     return estimates
 
 
-def ratio_differences(
-    hits: np.ndarray, others: np.ndarray, weights: np.ndarray, **options: float
-) -> list[Estimate]:
+def ratio_differences(hits: np.ndarray, others: np.ndarray, weights: np.ndarray, **options: float) -> list[Estimate]:
     """Differences of ratios with the same denominators (model minus baseline), paired by subject.
 
     Args:

@@ -51,9 +51,7 @@ def attend(
     asked.
     """
     if implementation not in IMPLEMENTATIONS:
-        raise InputError(
-            f"attention implementation is {implementation!r}; it must be one of {IMPLEMENTATIONS}."
-        )
+        raise InputError(f"attention implementation is {implementation!r}; it must be one of {IMPLEMENTATIONS}.")
     rate = 0.0 if deterministic else dropout_rate
     if rate and dropout_key is None:
         raise ValueError("attention dropout needs a dropout_key")
@@ -66,9 +64,7 @@ def attend(
         order = ("rows", "xla") if jax.default_backend() == "cpu" else ("cudnn", "xla")
         implementation = next(name for name in order if obstacle[name] is None)
     if obstacle[implementation] is not None:
-        raise InputError(
-            f"attention implementation {implementation!r} cannot be used: {obstacle[implementation]}."
-        )
+        raise InputError(f"attention implementation {implementation!r} cannot be used: {obstacle[implementation]}.")
 
     visible = _visible(segment_ids, kv_segment_ids, causal, window)
     seen = segment_ids > 0
@@ -106,9 +102,7 @@ def _visible(
     return visible
 
 
-def _scores(
-    q: Array, k: Array, visible: Array, bias: Array | None = None
-) -> Float[Array, "batch heads q kv"]:
+def _scores(q: Array, k: Array, visible: Array, bias: Array | None = None) -> Float[Array, "batch heads q kv"]:
     scores = contract("bhqk,bhvk->bhqv", q, k, q.dtype)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)

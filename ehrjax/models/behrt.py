@@ -78,9 +78,7 @@ def config_from(values: Mapping[str, Any]) -> Config:
     config = Config(**values)
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
-            raise InputError(
-                f"model.{name} is {getattr(config, name)!r}; it must be one of {', '.join(choices)}."
-            )
+            raise InputError(f"model.{name} is {getattr(config, name)!r}; it must be one of {', '.join(choices)}.")
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         if field.type in ("int", "int | None") and value is not None and value < 1:
@@ -130,9 +128,7 @@ class Model(nn.Module):
             attention_implementation=config.attention_implementation,
             policy=self.policy,
         )
-        encoder = transformer.Encoder(
-            config.num_layers, block, config.remat, config.scan, config.unroll, name="layers"
-        )
+        encoder = transformer.Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
         x = encoder(x, batch["segment_ids"], key)
         x = LayerNorm(config.layer_norm_epsilon, self.policy, name="final_norm")(x)
         return {"hidden": constrain_batch(x), "table": table}

@@ -103,9 +103,7 @@ class Block(nn.Module):
         dropout_key: Array | None,
     ) -> tuple[Float[Array, "batch length d"], None]:
         """layer: this block's number, folded into the key. The second result is only there for `nn.scan`."""
-        keys = (
-            [None] * 3 if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, layer), 3)
-        )
+        keys = [None] * 3 if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, layer), 3)
         x = constrain_batch(x)
         attention = SelfAttention(
             self.num_heads,

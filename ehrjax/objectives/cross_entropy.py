@@ -44,17 +44,13 @@ def _forward(head_apply, chunk_size, head_params, hidden, table, targets, weight
 
     def body(total, chunk):
         loss, grads, hits = total
-        (more_loss, more_hits), (params, hidden, table_) = differentiate(
-            head_params, chunk[0], table, *chunk[1:]
-        )
+        (more_loss, more_hits), (params, hidden, table_) = differentiate(head_params, chunk[0], table, *chunk[1:])
         grads = jax.tree.map(jnp.add, grads, (params, table_))
         return (loss + more_loss, grads, hits + more_hits), hidden
 
     zeros = jax.tree.map(jnp.zeros_like, (head_params, table))
     start = jnp.float32(0), zeros, jnp.zeros(3, jnp.int32)
-    (loss, (params, table_), hits), pieces = jax.lax.scan(
-        body, start, _split(chunk_size, hidden, targets, weights)
-    )
+    (loss, (params, table_), hits), pieces = jax.lax.scan(body, start, _split(chunk_size, hidden, targets, weights))
     batch, length, width = hidden.shape
     grad_hidden = jnp.moveaxis(pieces, 0, 1).reshape(batch, -1, width)[:, :length]
     return (loss, hits), (params, grad_hidden, table_)
@@ -98,9 +94,7 @@ def rank(logits: Float[Array, "... vocabulary"], targets: Int[Array, " ..."]) ->
 def _chunk(head_apply, head_params, hidden, table, targets, weights):
     logits = head_apply(head_params, hidden, table)
     ranks = rank(jax.lax.stop_gradient(logits), targets)
-    hits = ((ranks[..., None] < jnp.array([1, 5, 10])) & (weights > 0)[..., None]).sum(
-        (0, 1), dtype=jnp.int32
-    )
+    hits = ((ranks[..., None] < jnp.array([1, 5, 10])) & (weights > 0)[..., None]).sum((0, 1), dtype=jnp.int32)
     return jnp.sum(_cross_entropy(logits, targets) * weights), hits
 
 

@@ -41,9 +41,7 @@ class Config:
         if not 0 < self.mask_rate <= 1:
             raise InputError(f"objective.mask_rate is {self.mask_rate}; it must be above 0 and at most 1.")
         if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
-            raise InputError(
-                "objective.mask_share and random_share must be at least 0 and add up to at most 1."
-            )
+            raise InputError("objective.mask_share and random_share must be at least 0 and add up to at most 1.")
         if min(self.chunk_size, self.max_segments) < 1:
             raise InputError("objective.chunk_size and objective.max_segments must be at least 1.")
 
@@ -57,8 +55,7 @@ class Objective:
         """num_specials: ids below it are specials, never chosen and never drawn as a replacement."""
         if not 0 < num_specials < vocab_size or not 0 < mask_id < num_specials:
             raise InputError(
-                f"a vocabulary of {vocab_size} with {num_specials} specials "
-                f"and [MASK]={mask_id} has no codes to mask."
+                f"a vocabulary of {vocab_size} with {num_specials} specials and [MASK]={mask_id} has no codes to mask."
             )
         self.config = config
         self.vocab_size = vocab_size
@@ -87,9 +84,7 @@ class Objective:
         segments = batch["anchors"].shape[1] if "anchors" in batch else self.config.max_segments
         eligible = (segment_ids > 0) & (tokens >= self.num_specials)
         scores = rng.bits(rng.words(jax.random.fold_in(key, 0)), tokens.shape)
-        index = jax.vmap(partial(self._choose, self.max_targets(length, segments)))(
-            eligible, segment_ids, scores
-        )
+        index = jax.vmap(partial(self._choose, self.max_targets(length, segments)))(eligible, segment_ids, scores)
         present = index < length
         target_index = jnp.where(present, index, 0)
         target_tokens = jnp.where(present, jnp.take_along_axis(tokens, target_index, axis=1), 0)
@@ -125,9 +120,7 @@ class Objective:
         first = jnp.searchsorted(group, group, side="left", method="compare_all").astype(jnp.int32)
         after = jnp.searchsorted(group, group, side="right", method="compare_all").astype(jnp.int32)
         # A table made by Python's own round: float32 arithmetic on the device would get some halves wrong.
-        counts = jnp.asarray(
-            np.array([round(self.config.mask_rate * n) for n in range(length + 1)], np.int32)
-        )
+        counts = jnp.asarray(np.array([round(self.config.mask_rate * n) for n in range(length + 1)], np.int32))
         chosen = (place - first < counts[after - first]) & (group != jnp.iinfo(jnp.int32).max)
         return jnp.sort(jnp.where(chosen, origin, length))[:most]
 
@@ -167,8 +160,6 @@ class Objective:
         return {"loss": losses, "rank": ranks}
 
 
-def _gather(
-    hidden: Float[Array, "batch length d"], index: Int[Array, "batch m"]
-) -> Float[Array, "batch m d"]:
+def _gather(hidden: Float[Array, "batch length d"], index: Int[Array, "batch m"]) -> Float[Array, "batch m d"]:
     # Row by row: a flat index over the batch would make every device fetch from every other.
     return jnp.take_along_axis(hidden, index[..., None], axis=1)

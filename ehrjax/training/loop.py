@@ -141,7 +141,11 @@ class _Reporter:
             raise RunError(
                 f"The loss or its gradient is not finite at step {step} (loss {values['loss']}, gradient norm "
                 f"{values['gradient_norm']}); "
-                + (f"the checkpoint of step {kept} is kept. " if kept is not None else "no checkpoint was written yet. ")
+                + (
+                    f"the checkpoint of step {kept} is kept. "
+                    if kept is not None
+                    else "no checkpoint was written yet. "
+                )
                 + "Lower optimizer.learning_rate, set optimizer.clip_norm, or look at the data."
             )
         if self._cadence.log_every and (step % self._cadence.log_every == 0 or step == self._cadence.num_steps):

@@ -116,9 +116,7 @@ def make(settings: Settings, schedule: optax.Schedule, params: Mapping[str, Any]
         decay = jax.tree.map(
             lambda factor: factor * settings.weight_decay, trees.multipliers(settings.decay_rules, params)
         )
-        parts.append(
-            optax.stateless(lambda updates, p: jax.tree.map(lambda u, d, w: u + d * w, updates, decay, p))
-        )
+        parts.append(optax.stateless(lambda updates, p: jax.tree.map(lambda u, d, w: u + d * w, updates, decay, p)))
     rates = trees.multipliers(settings.rate_rules, params)
     if any((leaf != 1).any() for leaf in jax.tree.leaves(rates)):
         parts.append(scale_by_factors(rates))

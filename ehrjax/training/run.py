@@ -167,7 +167,9 @@ def load(folder: str | Path, *, checkpoint_name: str | None = None) -> Run:
     saved = files.read_json(folder / "config.json", what="run's folder")
     vocabulary = vocabularies.read(folder / "vocab.csv")
     if vocabulary.fingerprint != saved["dataset"]["vocabulary_fingerprint"]:
-        raise InputError(f"{folder / 'vocab.csv'} is not the vocabulary of this run's checkpoint; put the old one back.")
+        raise InputError(
+            f"{folder / 'vocab.csv'} is not the vocabulary of this run's checkpoint; put the old one back."
+        )
     parts = build(saved["config"], vocabulary)
     if checkpoint_name is None:
         checkpoint_name = "best" if checkpoint.steps(folder / "checkpoints" / "best") else "last"

@@ -113,16 +113,12 @@ def bars(names: Sequence[str], values: Sequence[float], *, x: str) -> go.Figure:
     """Horizontal bars, the largest on top."""
     order = np.argsort(values)
     figure = go.Figure(
-        go.Bar(
-            x=[values[i] for i in order], y=[names[i] for i in order], orientation="h", marker_color=COLOURS[0]
-        )
+        go.Bar(x=[values[i] for i in order], y=[names[i] for i in order], orientation="h", marker_color=COLOURS[0])
     )
     return _styled(figure, x=x, y="", height=90 + 24 * len(names))
 
 
-def embedding_map(
-    points: np.ndarray, groups: Sequence[str], hover: Sequence[str], sizes: Sequence[float]
-) -> go.Figure:
+def embedding_map(points: np.ndarray, groups: Sequence[str], hover: Sequence[str], sizes: Sequence[float]) -> go.Figure:
     """Points in the plane, coloured by group, each with a text to hover.
 
     Args:

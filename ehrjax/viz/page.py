@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,9 +31,15 @@ th { font-weight: 600; color: var(--soft); }
 tr.strong td { font-weight: 600; }
 small { color: var(--soft); font-size: .85em; }
 figure { margin: 1rem 0; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .15rem 1rem; font-size: .9rem; }
+dt { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; }
 pre { font-size: .8rem; overflow-x: auto; background: #f6f8fa; padding: .75rem; border-radius: 4px; }
 details > summary { cursor: pointer; color: var(--accent); }
-@media print { nav { display: none; } body { max-width: none; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+@media (max-width: 40rem) { td small { display: block; } th, td { padding: .3rem .4rem; vertical-align: top; }
+  th:first-child, td:first-child { white-space: normal; } }
+@media print { nav { display: none; } body { max-width: none; } h2 { break-after: avoid; }
+  figure, tr { break-inside: avoid; } }
 """
 
 
@@ -56,6 +62,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, strong: Se
         for i, row in enumerate(rows)
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> str:
+    """Names and values, one pair a line."""
+    return "<dl>" + "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in pairs) + "</dl>"
 
 
 class Markup(str):

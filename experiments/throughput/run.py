@@ -235,9 +235,7 @@ def theirs(
     return step, sum(p.numel() for p in model.parameters())
 
 
-def methods(
-    size: str, precision_name: str, options: argparse.Namespace
-) -> tuple[dict[str, Method], dict[str, int]]:
+def methods(size: str, precision_name: str, options: argparse.Namespace) -> tuple[dict[str, Method], dict[str, int]]:
     """Every method of one table, ours first, and the numbers of parameters."""
     tokens = sequences(options.seed)
     real = sum(len(t) for t in tokens)
@@ -298,9 +296,7 @@ def rows_of(table: dict[str, Method], repeats: int) -> Iterator[tuple[str, float
         yield name, method.density, statistics.median(method.speed(i) for i in range(repeats)), ratios
 
 
-def measure(
-    size: str, precision_name: str, options: argparse.Namespace, deadline: float
-) -> dict[str, object]:
+def measure(size: str, precision_name: str, options: argparse.Namespace, deadline: float) -> dict[str, object]:
     """Runs one table and prints it. No repeat but the first is begun that would end after the deadline."""
     table, sizes = methods(size, precision_name, options)
     for method in table.values():  # Compilation, and the first touch of parameters and optimizer states.
@@ -322,25 +318,15 @@ def measure(
     result = {"size": size, "precision": precision_name, "rows": []}
     for name, density, speed, ratios in rows_of(table, repeats):
         middle = statistics.median(ratios)
-        goal = (
-            f"goal {GOALS[name]}: {'met' if middle >= GOALS[name] else 'MISSED'}"
-            if precision_name == "fp32"
-            else ""
-        )
+        goal = f"goal {GOALS[name]}: {'met' if middle >= GOALS[name] else 'MISSED'}" if precision_name == "fp32" else ""
         spread = f"{min(ratios):.2f}..{max(ratios):.2f}"
-        print(
-            f"  {name:28s} {density:6.1%} dense {speed:8,.0f} tokens/s  ratio {middle:5.2f} ({spread}) {goal}"
-        )
-        result["rows"].append(
-            {"against": name, "density": density, "tokens_per_second": speed, "ratios": ratios}
-        )
+        print(f"  {name:28s} {density:6.1%} dense {speed:8,.0f} tokens/s  ratio {middle:5.2f} ({spread}) {goal}")
+        result["rows"].append({"against": name, "density": density, "tokens_per_second": speed, "ratios": ratios})
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="medium,large")
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--repeats", type=int, default=2)

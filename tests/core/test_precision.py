@@ -60,9 +60,7 @@ def test_bf16_gradients_are_those_of_fp32_within_bf16_error(spec):
 
 def test_bf16_backward_reads_bf16_operands_only():
     left, right = operands((4, 16), (16, 8))
-    gradient = jax.grad(
-        lambda a, b: jnp.sum(precision.contract("ln,nm->lm", a, b, jnp.bfloat16) ** 2), (0, 1)
-    )
+    gradient = jax.grad(lambda a, b: jnp.sum(precision.contract("ln,nm->lm", a, b, jnp.bfloat16) ** 2), (0, 1))
     dots = [e for e in jax.make_jaxpr(gradient)(left, right).jaxpr.eqns if e.primitive.name == "dot_general"]
     assert len(dots) == 3
     for dot in dots:

@@ -23,12 +23,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_streams_differ_by_seed_name_and_step():
-    keys = [
-        rng.key_for(seed, name, step)
-        for seed in (0, 1)
-        for name in ("dropout", "objective")
-        for step in (0, 1, 2)
-    ]
+    keys = [rng.key_for(seed, name, step) for seed in (0, 1) for name in ("dropout", "objective") for step in (0, 1, 2)]
     assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == len(keys)
     traced = jax.jit(lambda step: jax.random.key_data(rng.key_for(1, "objective", step)))(2)
     np.testing.assert_array_equal(traced, jax.random.key_data(keys[-1]))
@@ -38,9 +33,7 @@ def test_streams_differ_by_seed_name_and_step():
 
 
 def test_streams_are_the_same_in_another_process():
-    code = (
-        "import jax; from ehrjax.core import rng; print(jax.random.key_data(rng.key_for(3, 'x', 4)).tolist())"
-    )
+    code = "import jax; from ehrjax.core import rng; print(jax.random.key_data(rng.key_for(3, 'x', 4)).tolist())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == str(jax.random.key_data(rng.key_for(3, "x", 4)).tolist())
 
@@ -115,9 +108,7 @@ def test_split_gives_one_stream_an_element():
     assert np.abs(correlations).max() < 5 / np.sqrt(4096)
     # A part of the planes gives that part of the values.
     part = rng.bits(tuple(w[1:3, 2:5] for w in planes), (1, 1, 64, 64))
-    np.testing.assert_array_equal(
-        np.asarray(part).reshape(6, -1), x.reshape(4, 8, -1)[1:3, 2:5].reshape(6, -1)
-    )
+    np.testing.assert_array_equal(np.asarray(part).reshape(6, -1), x.reshape(4, 8, -1)[1:3, 2:5].reshape(6, -1))
 
 
 def test_more_than_a_counter_can_count():
@@ -131,7 +122,5 @@ def test_more_than_a_counter_can_count():
 def test_values_do_not_depend_on_the_devices():
     mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,))
     words = rng.words(jax.random.key(0))
-    sharded = jax.jit(
-        lambda w: rng.bits(w, (16, 32)), out_shardings=NamedSharding(mesh, PartitionSpec("data"))
-    )(words)
+    sharded = jax.jit(lambda w: rng.bits(w, (16, 32)), out_shardings=NamedSharding(mesh, PartitionSpec("data")))(words)
     np.testing.assert_array_equal(sharded, rng.bits(words, (16, 32)))

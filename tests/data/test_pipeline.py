@@ -50,7 +50,9 @@ def test_an_epoch_shows_every_token_of_every_subject_once(toy_tokens: Path) -> N
             seen.setdefault(int(batch["subject_id"][row, segment]), Counter()).update(pairs)
             # The static prefix is the subject's own, in front.
             subject = split.subject(int(np.flatnonzero(split.subject_ids == batch["subject_id"][row, segment])[0]))
-            assert np.array_equal(batch["tokens"][row][here][: subject.num_static], subject.tokens[: subject.num_static])
+            assert np.array_equal(
+                batch["tokens"][row][here][: subject.num_static], subject.tokens[: subject.num_static]
+            )
     assert set(seen) == set(split.subject_ids.tolist())
     for index in range(len(split)):
         subject = split.subject(index)

@@ -69,9 +69,7 @@ LAYOUT = {
     "hosp/d_icd_diagnoses": "icd_code icd_version long_title",
     "hosp/d_icd_procedures": "icd_code icd_version long_title",
     "hosp/d_hcpcs": "code category long_description short_description",
-    "icu/d_items": (
-        "itemid label abbreviation linksto category unitname param_type lownormalvalue highnormalvalue"
-    ),
+    "icu/d_items": ("itemid label abbreviation linksto category unitname param_type lownormalvalue highnormalvalue"),
     "hosp/poe": "poe_id poe_seq subject_id hadm_id ordertime",
 }
 
@@ -145,9 +143,7 @@ def generate(seed: int, patients: int = 12, rows: int = 12) -> Tables:
                         "outtime": later,
                     }
                 )
-                made["hosp/services"].append(
-                    {**in_row(1), "transfertime": at, "curr_service": maybe("MED", 0.95)}
-                )
+                made["hosp/services"].append({**in_row(1), "transfertime": at, "curr_service": maybe("MED", 0.95)})
                 made["hosp/labevents"].append(
                     {
                         **in_row(),
@@ -205,9 +201,7 @@ def generate(seed: int, patients: int = 12, rows: int = 12) -> Tables:
                         **in_row(),
                         "starttime": maybe(at, 0.95),
                         "stoptime": later,
-                        "drug": draw.choice(
-                            ["Aspirin", "Insulin  -  Sliding Scale", "0.9% Sodium Chloride", ""]
-                        ),
+                        "drug": draw.choice(["Aspirin", "Insulin  -  Sliding Scale", "0.9% Sodium Chloride", ""]),
                     }
                 )
                 made["hosp/emar"].append(
@@ -247,9 +241,7 @@ def generate(seed: int, patients: int = 12, rows: int = 12) -> Tables:
                 made["hosp/diagnoses_icd"].append(
                     {**coded, "icd_code": draw.choice(["25000", "4019"]), "icd_version": 9}
                 )
-                made["hosp/diagnoses_icd"].append(
-                    {**coded, "icd_code": "E119", "icd_version": maybe(10, 0.95)}
-                )
+                made["hosp/diagnoses_icd"].append({**coded, "icd_code": "E119", "icd_version": maybe(10, 0.95)})
                 made["hosp/procedures_icd"].append(
                     {**coded, "chartdate": hour(start, *span)[:10], "icd_code": "02HV33Z", "icd_version": 10}
                 )
@@ -281,9 +273,7 @@ def generate(seed: int, patients: int = 12, rows: int = 12) -> Tables:
     made["hosp/labevents"].append(
         {"subject_id": 99, "itemid": 50800, "charttime": "2150-01-01 00:00:00", "value": 1, "valuenum": 1}
     )
-    made["hosp/d_labitems"] = [
-        {"itemid": 50800 + i, "label": f"Lab {i}", "fluid": "Blood"} for i in range(10)
-    ]
+    made["hosp/d_labitems"] = [{"itemid": 50800 + i, "label": f"Lab {i}", "fluid": "Blood"} for i in range(10)]
     made["icu/d_items"] = [{"itemid": i, "label": f"Item {i}"} for i in (*range(220000, 220011), 226559)]
     made["hosp/d_icd_diagnoses"] = [
         {"icd_code": "25000", "icd_version": 9, "long_title": "Diabetes mellitus"},
@@ -393,9 +383,7 @@ def _known(*columns: str) -> pl.Expr:
 def known_at(tables: Tables, t: str) -> Tables:
     """What the same hospital's tables held at time `t` (text, like '2150-07-23 14:00:00')."""
     out = dict(tables)
-    out["hosp/patients"] = tables["hosp/patients"].with_columns(
-        pl.when(_known("dod") <= t).then(pl.col("dod"))
-    )
+    out["hosp/patients"] = tables["hosp/patients"].with_columns(pl.when(_known("dod") <= t).then(pl.col("dod")))
     for name, (time, later) in _ROW_TIMES.items():
         if name not in tables:
             continue
@@ -431,7 +419,5 @@ def known_at(tables: Tables, t: str) -> Tables:
     begun = out["hosp/admissions"]["hadm_id"].implode()
     for name in _ROW_TIMES.keys() | {"hosp/microbiologyevents"}:
         if name in out and "hadm_id" in out[name].columns and name != "hosp/admissions":
-            out[name] = out[name].with_columns(
-                pl.when(pl.col("hadm_id").is_in(begun)).then(pl.col("hadm_id"))
-            )
+            out[name] = out[name].with_columns(pl.when(pl.col("hadm_id").is_in(begun)).then(pl.col("hadm_id")))
     return out

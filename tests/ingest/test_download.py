@@ -47,9 +47,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, Source, list[str]]]:
         (root / name).write_bytes(data)
         sums += f"{hashlib.sha256(data).hexdigest()} {name}\n"
     (root / SUMS).write_text(sums)
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(root))
-    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root)))
     server.asked = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/"

@@ -174,16 +174,13 @@ def test_each_fact_is_stamped_when_it_became_known(tmp_path):
     }
     events = convert(
         small(
-            patients=[
-                {"subject_id": 7, "gender": "F", "anchor_age": 50, "anchor_year": 2150, "dod": "2150-09-09"}
-            ],
+            patients=[{"subject_id": 7, "gender": "F", "anchor_age": 50, "anchor_year": 2150, "dod": "2150-09-09"}],
             diagnoses_icd=[{**HERE, "icd_code": "E119 ", "icd_version": 10}],
             procedures_icd=[{**HERE, "icd_code": "3961", "icd_version": 9, "chartdate": "2150-03-01"}],
             drgcodes=[{**HERE, "drg_type": "APR", "drg_code": "194", "description": "HEART  FAILURE"}],
             hcpcsevents=[{**HERE, "hcpcs_cd": "99218", "chartdate": "2150-03-01"}],
             labevents=[
-                {"itemid": 50912, "valueuom": "mg/dL", "value": "1.1", "valuenum": "1.1", **HERE}
-                | {"charttime": at}
+                {"itemid": 50912, "valueuom": "mg/dL", "value": "1.1", "valuenum": "1.1", **HERE} | {"charttime": at}
                 for at in ("2150-03-01 09:00:00", "2150-03-01 10:00:00")
             ]
             + [
@@ -260,12 +257,8 @@ def test_each_fact_is_stamped_when_it_became_known(tmp_path):
     ],
 )
 def test_one_death_at_the_earliest_time_it_is_known(tmp_path, dod, deathtime, expected):
-    tables = small(
-        patients=[{"subject_id": 7, "gender": "F", "anchor_age": 50, "anchor_year": 2150, "dod": dod}]
-    )
-    tables["hosp/admissions"] = tables["hosp/admissions"].with_columns(
-        pl.lit(deathtime or None).alias("deathtime")
-    )
+    tables = small(patients=[{"subject_id": 7, "gender": "F", "anchor_age": 50, "anchor_year": 2150, "dod": dod}])
+    tables["hosp/admissions"] = tables["hosp/admissions"].with_columns(pl.lit(deathtime or None).alias("deathtime"))
     events = convert(tables, tmp_path)
     assert times(events, "MEDS_DEATH") == [expected]
     assert events["code"][-1] == "MEDS_DEATH" or dod != "2150-03-09"
@@ -273,9 +266,7 @@ def test_one_death_at_the_earliest_time_it_is_known(tmp_path, dod, deathtime, ex
 
 def test_an_open_admission_has_no_discharge_and_its_billing_rows_are_set_aside(tmp_path):
     tables = small(diagnoses_icd=[{**HERE, "icd_code": "E119", "icd_version": 10}])
-    tables["hosp/admissions"] = tables["hosp/admissions"].with_columns(
-        pl.lit(None, pl.String).alias("dischtime")
-    )
+    tables["hosp/admissions"] = tables["hosp/admissions"].with_columns(pl.lit(None, pl.String).alias("dischtime"))
     summary = mimic_iv.read(layout.write(tables, tmp_path / "raw"), tmp_path / "meds")
     assert summary["tables"]["diagnoses_icd"]["rows_set_aside"] == {"no discharge time": 1}
     assert "HOSPITAL_DISCHARGE" not in summary["events_by_family"]
@@ -343,9 +334,7 @@ def test_the_demo_is_valid_meds_and_its_counts_are_those_of_the_raw_tables(demo)
     raw = layout.load(DEMO)
     for table in mimic.TABLES:
         if table.name in summary["tables"]:
-            assert summary["tables"][table.name]["rows"] == len(raw[f"{table.folder}/{table.name}"]), (
-                table.name
-            )
+            assert summary["tables"][table.name]["rows"] == len(raw[f"{table.folder}/{table.name}"]), table.name
 
     def rows(name: str, *needed: str) -> int:
         return raw[name].drop_nulls(list(needed)).height
@@ -451,9 +440,7 @@ def test_memory_is_bounded_by_a_block_and_a_bucket_not_by_a_table(tmp_path, monk
     for times_longer in (1, 8):
         subjects = range(1, 400 * times_longer)
         tables = small(
-            patients=[
-                {"subject_id": s, "gender": "F", "anchor_age": 50, "anchor_year": 2150} for s in subjects
-            ],
+            patients=[{"subject_id": s, "gender": "F", "anchor_age": 50, "anchor_year": 2150} for s in subjects],
             labevents=[
                 {
                     "subject_id": s,

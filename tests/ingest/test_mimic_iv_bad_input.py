@@ -36,9 +36,7 @@ def _value(name: str, column: str, value: str, row: int = 2) -> Change:
     def change(raw: Path) -> None:
         path = raw / f"{name}.csv"
         frame = pl.read_csv(path, infer_schema=False).with_row_index("i")
-        frame = frame.with_columns(
-            pl.when(pl.col("i") == row).then(pl.lit(value)).otherwise(column).alias(column)
-        )
+        frame = frame.with_columns(pl.when(pl.col("i") == row).then(pl.lit(value)).otherwise(column).alias(column))
         frame.drop("i").write_csv(path)
 
     return change
@@ -80,9 +78,7 @@ def _twice(name: str) -> Change:
 
 
 def _both(raw: Path) -> None:
-    (raw / "hosp" / "labevents.csv.gz").write_bytes(
-        gzip.compress((raw / "hosp" / "labevents.csv").read_bytes())
-    )
+    (raw / "hosp" / "labevents.csv.gz").write_bytes(gzip.compress((raw / "hosp" / "labevents.csv").read_bytes()))
 
 
 def _header_only(data: bytes) -> bytes:
@@ -123,9 +119,7 @@ BAD = {
         ["emar.csv.gz", "not a gzip file"],
     ),
     "not UTF-8": (
-        _line(
-            "hosp/labevents", 5, lambda line: line.replace(b"mg/dL", b"mg/\xb5L").replace(b"5080", b"50\xb50")
-        ),
+        _line("hosp/labevents", 5, lambda line: line.replace(b"mg/dL", b"mg/\xb5L").replace(b"5080", b"50\xb50")),
         ["labevents.csv, line 5", "UTF-8"],
     ),
     "duplicated subject_id": (_twice("hosp/patients"), ["patients.csv, line 5", "subject_id", "line 3"]),

@@ -82,22 +82,14 @@ def test_discharge_diagnoses_are_not_known_before_the_discharge(events):
         (pl.col("code") == "ENCOUNTER//INPATIENT").any().over("visit_id").alias("stay")
     )
     stays = stays.filter("stay").with_columns(
-        pl.col("time")
-        .filter(pl.col("code").str.starts_with("DISCHARGE//"))
-        .first()
-        .over("visit_id")
-        .alias("leave"),
+        pl.col("time").filter(pl.col("code").str.starts_with("DISCHARGE//")).first().over("visit_id").alias("leave"),
         # A condition first found on the ward is noted when it is found.
         pl.col("code").str.starts_with("REASON//EVALUATION").any().over("visit_id", "time").alias("found"),
     )
     diagnoses = stays.filter(pl.col("code").str.starts_with("ICD10CM//") & ~pl.col("found"))
     assert len(diagnoses) > 500
     assert (diagnoses["time"] == diagnoses["leave"]).all()
-    assert (
-        (stays.filter(pl.col("leave").is_not_null()).select(pl.col("time") <= pl.col("leave")))
-        .to_series()
-        .all()
-    )
+    assert (stays.filter(pl.col("leave").is_not_null()).select(pl.col("time") <= pl.col("leave"))).to_series().all()
     found = stays.filter("found")
     assert len(found) > 0
 

@@ -34,10 +34,7 @@ def test_binned_probabilities_match_observed_rates(hospital, task):
     order = np.argsort(p)
     spread = np.cumsum((p * (1 - p))[order])
     bins = np.minimum((spread / spread[-1] * 10).astype(int), 9)
-    z = [
-        (outcome - p)[order][bins == b].sum() / np.sqrt((p * (1 - p))[order][bins == b].sum())
-        for b in range(10)
-    ]
+    z = [(outcome - p)[order][bins == b].sum() / np.sqrt((p * (1 - p))[order][bins == b].sum()) for b in range(10)]
     assert np.abs(z).max() < 3.5, z
     assert np.sum(np.square(z)) < 29.6, z  # chi-squared with 10 degrees of freedom, upper 0.1 %
 
@@ -77,9 +74,7 @@ def test_the_future_changes_nothing(hospital, task):
         future = events.filter((pl.col("subject_id") == subject + 1) & (pl.col("time") > time))
         changed = pl.concat([past, future.with_columns(subject_id=pl.lit(subject, pl.Int64))])
         for given in (past, history, changed):
-            assert synthetic.true_probability(given, time, task) == pytest.approx(
-                probability[task][row], rel=1e-4
-            )
+            assert synthetic.true_probability(given, time, task) == pytest.approx(probability[task][row], rel=1e-4)
 
 
 def test_labels_follow_the_calendar(hospital):
@@ -144,9 +139,7 @@ def _log_likelihood(tiny, history, state, start, stop, *, closed):
         name: min((t for t, code, _ in events if code in mark.codes), default=np.inf)
         for name, mark in zip(["diabetes", "hypertension", "heart_failure", "kidney", "copd"], tiny.diagnoses)
     }
-    stays = sorted(
-        (t, code) for t, code, _ in events if code == "ENCOUNTER//INPATIENT" or code.startswith("DISCHARGE")
-    )
+    stays = sorted((t, code) for t, code, _ in events if code == "ENCOUNTER//INPATIENT" or code.startswith("DISCHARGE"))
     total = 0.0
     cuts = {start, stop, *range(-(-start // 3600) * 3600, stop, 3600)}
     cuts |= {t + d for t, _, _ in events for d in (0, 20 * 3600, 30 * 86400)}
@@ -233,10 +226,7 @@ def test_the_filter_equals_summing_over_every_path():
         edges = [entry, *clock.MONTH_STARTS[months[1:]].tolist(), time]
         log = np.array(
             [
-                [
-                    _log_likelihood(tiny, history, state, a, b, closed=b == time)
-                    for state in range(tiny.states)
-                ]
+                [_log_likelihood(tiny, history, state, a, b, closed=b == time) for state in range(tiny.states)]
                 for a, b in zip(edges, edges[1:])
             ]
         )
@@ -272,9 +262,7 @@ def test_outcome_probability_equals_small_steps(group):
             alive = alive @ _transition(tiny, before, sex)
         first, last = GROUP_PROFILE[column]
         is_open = first <= (now + width / 2) % 86400 / 3600 < last
-        rate = (
-            _rate(tiny, column, slice(None), age, sex) * 2.5 * is_open * 24 / (last - first) * width / 86400
-        )
+        rate = _rate(tiny, column, slice(None), age, sex) * 2.5 * is_open * 24 / (last - first) * width / 86400
         dying = _rate(tiny, death, slice(None), age, sex) * width / 86400 * (column != death)
         if column == death:
             rate = rate / 2.5

@@ -12,14 +12,10 @@ from jax.test_util import check_grads
 from ehrjax.core.errors import InputError
 from ehrjax.models.attention import attend
 
-SEGMENTS = np.array(
-    [[1] * 5 + [2] * 7 + [0] * 4, [1] * 16, [3] * 1 + [1] * 9 + [2] * 5 + [0], [0] * 16], np.int32
-)
+SEGMENTS = np.array([[1] * 5 + [2] * 7 + [0] * 4, [1] * 16, [3] * 1 + [1] * 9 + [2] * 5 + [0], [0] * 16], np.int32)
 
 
-def inputs(
-    batch: int = 4, length: int = 16, heads: int = 2, width: int = 8, seed: int = 0
-) -> list[jax.Array]:
+def inputs(batch: int = 4, length: int = 16, heads: int = 2, width: int = 8, seed: int = 0) -> list[jax.Array]:
     rng = np.random.default_rng(seed)
     return [jnp.asarray(rng.normal(size=(batch, length, heads, width)), jnp.float32) for _ in range(3)]
 
@@ -149,9 +145,7 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
         deterministic=False,
     )
     difference = np.asarray(dropped - plain)
-    assert difference.std() > 0.02 and abs(difference.mean()) < 5 * difference.std() / np.sqrt(
-        difference.size
-    )
+    assert difference.std() > 0.02 and abs(difference.mean()) < 5 * difference.std() / np.sqrt(difference.size)
     with pytest.raises(ValueError, match="dropout_key"):
         attend(q, k, v, segment_ids=segment_ids, dropout_rate=0.1, deterministic=False)
 
@@ -160,9 +154,7 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
 def test_another_segment_changes_no_bit(implementation):
     q, k, v = inputs()
     changed = [x.at[:, 5:12].add(1.5) for x in (q, k, v)]
-    call = jax.jit(
-        lambda q, k, v: attend(q, k, v, segment_ids=jnp.asarray(SEGMENTS), implementation=implementation)
-    )
+    call = jax.jit(lambda q, k, v: attend(q, k, v, segment_ids=jnp.asarray(SEGMENTS), implementation=implementation))
     before, after = np.asarray(call(q, k, v)), np.asarray(call(*changed))
     np.testing.assert_array_equal(before[0, :5], after[0, :5])
     assert (before[0, 5:12] != after[0, 5:12]).all()

@@ -36,9 +36,7 @@ def subject(length: int, seed: int) -> dict[str, np.ndarray]:
 
 def pack(rows: list[list[dict[str, np.ndarray]]], length: int) -> dict[str, jnp.ndarray]:
     """Rows of subjects as one packed batch."""
-    dtypes = dict(
-        tokens=np.int32, positions=np.int32, segment_ids=np.int32, visit_ids=np.int32, ages=np.float32
-    )
+    dtypes = dict(tokens=np.int32, positions=np.int32, segment_ids=np.int32, visit_ids=np.int32, ages=np.float32)
     batch = {name: np.zeros((len(rows), length), dtype) for name, dtype in dtypes.items()}
     for row, subjects in enumerate(rows):
         start = 0
@@ -179,8 +177,7 @@ def test_scan_is_unrolled_and_remat_is_none_also_with_dropout():
 def test_parameter_paths():
     _, params = made()
     paths = {
-        "/".join(key.key for key in path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        "/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     expected = {f"layers/attention/{name}/kernel": (3, 32, 32) for name in ("query", "key", "value", "out")}
     expected |= {f"layers/attention/{name}/bias": (3, 32) for name in ("query", "key", "value", "out")}
@@ -235,15 +232,11 @@ def test_one_device_is_eight():
     results = []
     for shape in ((1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)):
         devices = jax.devices()[: int(np.prod(shape))]
-        mesh = jax.make_mesh(
-            shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices
-        )
+        mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
         with jax.set_mesh(mesh):
             by_row = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
             placed = {name: jax.device_put(x, by_row) for name, x in batch.items()}
-            loss, grads = losses_and_grads(
-                model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), placed
-            )
+            loss, grads = losses_and_grads(model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), placed)
             results.append((float(loss), jax.tree.map(np.asarray, grads)))
     for loss, grads in results[1:]:
         np.testing.assert_allclose(loss, results[0][0], rtol=1e-5)

@@ -61,9 +61,7 @@ PREPARE = {rate: jax.jit(objective(mask_rate=rate).prepare) for rate in (0.15, 0
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(row_lengths(), min_size=3, max_size=3), st.integers(0, 2**31), st.sampled_from(sorted(PREPARE))
-)
+@given(st.lists(row_lengths(), min_size=3, max_size=3), st.integers(0, 2**31), st.sampled_from(sorted(PREPARE)))
 def test_exactly_round_rate_n_of_each_segment(lengths, seed, rate):
     batch = packed(lengths, seed)
     out = {name: np.asarray(x) for name, x in PREPARE[rate](batch, jax.random.key(seed)).items()}
@@ -149,9 +147,7 @@ def test_loss_is_that_of_full_logits(chunk_size, tied):
         return -3.0 * jnp.sum(chosen * weights) / weights.sum(), logits[rows, batch["target_index"]]
 
     (loss, metrics), grads = jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(params, outputs)
-    (expected, logits), expected_grads = jax.jit(jax.value_and_grad(full, (0, 1), has_aux=True))(
-        params, outputs
-    )
+    (expected, logits), expected_grads = jax.jit(jax.value_and_grad(full, (0, 1), has_aux=True))(params, outputs)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(ours(params, outputs)[0], expected, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads)):

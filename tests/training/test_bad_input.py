@@ -76,7 +76,10 @@ def test_another_vocabulary_is_refused(finished: Path, toy_tokens: Path, toy_med
     assert f"The vocabulary of {other} is not the one that {workdir} was trained with" in said
     # And as a starting point.
     said = refused(
-        "train", *SMOKE, f"--config.data.path={other}", f"--config.init.checkpoint={finished}",
+        "train",
+        *SMOKE,
+        f"--config.data.path={other}",
+        f"--config.init.checkpoint={finished}",
         f"--workdir={tmp_path / 'new'}",
     )
     assert "is not that of the data" in said

@@ -19,9 +19,7 @@ from tests.conftest import run_verb, verb
 
 CONFIG = {
     "precision": "fp32",
-    "model": dict(
-        name="behrt", num_layers=2, num_heads=4, hidden_dim=32, embedding_dim=16, max_positions=64
-    ),
+    "model": dict(name="behrt", num_layers=2, num_heads=4, hidden_dim=32, embedding_dim=16, max_positions=64),
     "objective": dict(name="masked_codes"),
     "data": dict(context_length=64),
 }

@@ -19,9 +19,7 @@ GRADS = jax.tree.map(lambda x: jnp.arange(x.size, dtype=jnp.float32).reshape(x.s
 
 
 def update(**settings: object) -> dict:
-    chosen = optimizer.make(
-        optimizer.Settings(**{"clip_norm": 0.0, **settings}), optax.constant_schedule(0.1), PARAMS
-    )
+    chosen = optimizer.make(optimizer.Settings(**{"clip_norm": 0.0, **settings}), optax.constant_schedule(0.1), PARAMS)
     updates, _ = chosen.update(GRADS, chosen.init(PARAMS), PARAMS)
     return updates
 

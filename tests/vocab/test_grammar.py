@@ -41,7 +41,16 @@ def visits(rows: list[tuple]) -> list[int]:
 
 
 def test_visits_by_id_and_by_gap() -> None:
-    rows = [(1, None, None), (1, 0, None), (1, 1, None), (1, 2, 77), (1, 3, None), (1, 4, 77), (1, 90, None), (1, 91, 5)]
+    rows = [
+        (1, None, None),
+        (1, 0, None),
+        (1, 1, None),
+        (1, 2, 77),
+        (1, 3, None),
+        (1, 4, 77),
+        (1, 90, None),
+        (1, 91, 5),
+    ]
     assert visits(rows) == [-1, 0, 0, 1, 1, 1, 2, 3]
     # The same visit id again after an event that stood alone is a visit of its own; another subject starts at 0.
     assert visits([(1, 0, 7), (1, 50, None), (1, 51, 7), (2, 51, 7), (2, 52, None)]) == [0, 1, 2, 0, 0]
@@ -157,7 +166,9 @@ def test_deleting_the_future_leaves_the_past(toy_meds: Path, toy_tokens: Path, t
                 writer.write_shard(events.filter(pl.col("time").is_null() | (pl.col("time").to_physical() <= cut)))
             writer.finish({})
         prepare_tokens.prepare(
-            folder, tmp_path / f"tokens{quantile}", recipe.Recipe("behrt", drop=("MEDS_BIRTH",), min_events=0),
+            folder,
+            tmp_path / f"tokens{quantile}",
+            recipe.Recipe("behrt", drop=("MEDS_BIRTH",), min_events=0),
             fitted_from=toy_tokens,
         )
         for subject_id, subject in read_all(tmp_path / f"tokens{quantile}").items():

@@ -16,7 +16,8 @@ values = st.lists(st.floats(-100, 100, width=32) | st.sampled_from([0.0, 1.0, 1.
 
 def events(code: str, numbers: list) -> pl.DataFrame:
     return pl.DataFrame(
-        {"code": [code] * len(numbers), "numeric_value": numbers}, schema={"code": pl.String, "numeric_value": pl.Float32}
+        {"code": [code] * len(numbers), "numeric_value": numbers},
+        schema={"code": pl.String, "numeric_value": pl.Float32},
     )
 
 

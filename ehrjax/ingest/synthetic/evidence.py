@@ -115,9 +115,7 @@ def read_evidence(process: Process, events: pl.DataFrame) -> Evidence:
     ids, subject = np.unique(events["subject_id"].to_numpy(), return_inverse=True)
     n = len(ids)
     seconds = seconds_of(events["time"].fill_null(clock.EPOCH))
-    events = events.select(
-        pl.Series("subject", subject), "code", "numeric_value", pl.Series("seconds", seconds)
-    )
+    events = events.select(pl.Series("subject", subject), "code", "numeric_value", pl.Series("seconds", seconds))
 
     def first(codes: list[str], otherwise: int) -> np.ndarray:
         found = events.filter(pl.col("code").is_in(codes)).group_by("subject").agg(pl.col("seconds").min())
@@ -144,10 +142,7 @@ def read_evidence(process: Process, events: pl.DataFrame) -> Evidence:
     position = (seen["numeric_value"].cast(pl.Float64) - seen["low"]) / seen["step"]
     index = position.round().fill_null(0).fill_nan(-1).cast(pl.Int64)
     bad = seen["low"].is_not_null() & (
-        seen["numeric_value"].is_null()
-        | (index < 0)
-        | (index >= seen["count"])
-        | ((position - index).abs() > 0.05)
+        seen["numeric_value"].is_null() | (index < 0) | (index >= seen["count"]) | ((position - index).abs() > 0.05)
     )
     if bad.any():
         code = seen.filter(bad)["code"][0]

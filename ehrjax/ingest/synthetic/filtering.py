@@ -42,9 +42,7 @@ def beliefs(process: Process, evidence: Evidence, subject: np.ndarray, time: np.
     order = np.argsort(subject, kind="stable")
     for start in range(0, len(asked), _BATCH):
         batch = asked[start : start + _BATCH]
-        queries = order[
-            np.searchsorted(subject[order], batch[0]) : np.searchsorted(subject[order], batch[-1], "right")
-        ]
+        queries = order[np.searchsorted(subject[order], batch[0]) : np.searchsorted(subject[order], batch[-1], "right")]
         _filter_batch(process, evidence, risk, batch, until[batch], queries, subject, time, result)
     return result
 
@@ -151,9 +149,7 @@ def outcome_probability(
     while (here < stop).any():
         end = np.minimum(clock.MONTH_STARTS[month + 1], stop)
         age = clock.age_years(month, birth)
-        dying = process.rates[death].astype(np.float32) * process.rates_age[death, age, sex][:, None].astype(
-            np.float32
-        )
+        dying = process.rates[death].astype(np.float32) * process.rates_age[death, age, sex][:, None].astype(np.float32)
         if group == death:
             rate, dying = dying, np.zeros_like(dying)
         else:
@@ -190,9 +186,7 @@ def _pieces(
         return tuple((late - early) / clock.DAY for early, late in zip(cuts, cuts[1:]))
 
     once = np.ones(len(start), np.int64)
-    whole = tuple(
-        np.full(len(start), hours / 24) for hours in (profile[0], profile[1] - profile[0], 24 - profile[1])
-    )
+    whole = tuple(np.full(len(start), hours / 24) for hours in (profile[0], profile[1] - profile[0], 24 - profile[1]))
     return [
         (parts(start, first_midnight), once),
         (whole, (last_midnight - first_midnight) // clock.DAY),
@@ -226,9 +220,7 @@ def _compete(
     mass = np.exp(-dying * before) * (rate / either) * -np.expm1(-either * open_)
     leaving = dying * (before + open_ + after) + rate * open_
     # A geometric series over the days; a stretch of no length adds nothing.
-    days = np.divide(
-        np.expm1(-leaving * times), np.expm1(-leaving), out=np.zeros_like(leaving), where=leaving > 0
-    )
+    days = np.divide(np.expm1(-leaving * times), np.expm1(-leaving), out=np.zeros_like(leaving), where=leaving > 0)
     happened = (remaining * mass * days).sum(1, dtype=np.float64)
     remaining *= np.exp(-leaving * times)
     return happened

@@ -90,9 +90,7 @@ class _Simulation:
         self.recorded = np.full((n, len(CONDITIONS)), NEVER)
         month = clock.month_of(self.entry)
         initial = process.initial[clock.age_years(month, self.birth), self.sex]
-        self.state = np.minimum(
-            (np.cumsum(initial, axis=1) < rng.random(n)[:, None]).sum(1), process.states - 1
-        )
+        self.state = np.minimum((np.cumsum(initial, axis=1) < rng.random(n)[:, None]).sum(1), process.states - 1)
         self.states = np.zeros((n, clock.MONTHS), np.int16)
         # Context: the running stay (its row among the visits, -1 outside), and the last admission and
         # discharge.
@@ -111,11 +109,7 @@ class _Simulation:
                 self._advance(np.flatnonzero(alive & (self.entry < start)), month - 1)
             self.states[:, month] = self.state
             self._live(np.flatnonzero(alive & (self.entry < end)), month)
-        columns = (
-            [np.concatenate(column) for column in zip(*self.visits)]
-            if self.visits
-            else [np.zeros(0, int)] * 4
-        )
+        columns = [np.concatenate(column) for column in zip(*self.visits)] if self.visits else [np.zeros(0, int)] * 4
         subject, time, reason, stay = columns
         leave = np.full(len(subject), NEVER)
         for row, left in self.leaves:

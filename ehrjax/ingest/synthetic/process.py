@@ -230,9 +230,7 @@ def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values())) -> Process:
     stage = {name: np.indices(sizes)[axis].reshape(-1) for axis, name in enumerate(COMPONENTS)}
 
     def log_effect(effects: Mapping[str, Sequence[float]]) -> np.ndarray:
-        return sum(
-            (np.asarray(effect)[stage[name]] for name, effect in effects.items()), np.zeros(numbers.size)
-        )
+        return sum((np.asarray(effect)[stage[name]] for name, effect in effects.items()), np.zeros(numbers.size))
 
     advance = {}
     for name, (by_stage, effects) in _ADVANCE.items():
@@ -246,9 +244,7 @@ def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values())) -> Process:
     }
     assert all((advance[name].max() * advance_age[name].max()) <= 1 for name in CHRONIC)
 
-    reason_rates = np.stack(
-        [reason.rate / DAYS_A_MONTH * np.exp(log_effect(reason.effects)) for reason in REASONS]
-    )
+    reason_rates = np.stack([reason.rate / DAYS_A_MONTH * np.exp(log_effect(reason.effects)) for reason in REASONS])
     reason_group = np.array([GROUP_OF[reason.setting, reason.condition] for reason in REASONS])
     rates = np.stack([reason_rates[reason_group == group].sum(0) for group in range(len(GROUPS))])
     rates[GROUP_OF[DEATH, None]] = _DEATH_RATE / DAYS_A_MONTH * np.exp(log_effect(_DEATH_EFFECTS))

@@ -9,13 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ROUTINE, FOLLOW_UP, DETECTION, EMERGENCY, INPATIENT = (
-    "routine",
-    "follow_up",
-    "detection",
-    "emergency",
-    "inpatient",
-)
+ROUTINE, FOLLOW_UP, DETECTION, EMERGENCY, INPATIENT = ("routine", "follow_up", "detection", "emergency", "inpatient")
 Effects = Mapping[str, tuple[float, ...]]
 
 
@@ -202,27 +196,13 @@ REASONS: tuple[Reason, ...] = (
         for name, text, rate, labs, condition in (
             ("DIABETES", "diabetes", 0.11, ("a1c", "glucose", "creatinine", "ldl"), "diabetes"),
             ("HYPERTENSION", "blood pressure", 0.06, ("creatinine", "potassium", "sodium"), "hypertension"),
-            (
-                "HEART_FAILURE",
-                "heart failure",
-                0.14,
-                ("bnp", "creatinine", "potassium", "sodium"),
-                "heart_failure",
-            ),
-            (
-                "KIDNEY",
-                "kidney disease",
-                0.10,
-                ("creatinine", "potassium", "hemoglobin", "albumin"),
-                "kidney",
-            ),
+            ("HEART_FAILURE", "heart failure", 0.14, ("bnp", "creatinine", "potassium", "sodium"), "heart_failure"),
+            ("KIDNEY", "kidney disease", 0.10, ("creatinine", "potassium", "hemoglobin", "albumin"), "kidney"),
             ("COPD", "lung disease", 0.08, ("spo2", "crp"), "copd"),
         )
     ),
     *(
-        Reason(
-            f"EVALUATION_{name}", f"Evaluation for {text}", DETECTION, rate, effects, (), (), labs, condition
-        )
+        Reason(f"EVALUATION_{name}", f"Evaluation for {text}", DETECTION, rate, effects, (), (), labs, condition)
         for name, text, rate, effects, labs, condition in (
             (
                 "DIABETES",
@@ -248,22 +228,8 @@ REASONS: tuple[Reason, ...] = (
                 ("bnp", "creatinine"),
                 "heart_failure",
             ),
-            (
-                "KIDNEY",
-                "kidney disease",
-                0.0001,
-                {"renal": (0.0, 5.4, 7.0)},
-                ("creatinine", "albumin"),
-                "kidney",
-            ),
-            (
-                "COPD",
-                "lung disease",
-                0.0002,
-                {"pulmonary": (0.0, 5.0), "activity": (0.0, 0.7, 1.0)},
-                ("spo2",),
-                "copd",
-            ),
+            ("KIDNEY", "kidney disease", 0.0001, {"renal": (0.0, 5.4, 7.0)}, ("creatinine", "albumin"), "kidney"),
+            ("COPD", "lung disease", 0.0002, {"pulmonary": (0.0, 5.0), "activity": (0.0, 0.7, 1.0)}, ("spo2",), "copd"),
         )
     ),
     Reason(
@@ -334,12 +300,7 @@ REASONS: tuple[Reason, ...] = (
         "Worsening heart function",
         INPATIENT,
         0.00011,
-        {
-            "cardiac": (0.0, 0.5, 2.6, 3.5),
-            "renal": (0.0, 0.2, 0.5),
-            "activity": (0.0, 1.5, 2.7),
-            "frailty": (0.0, 0.3),
-        },
+        {"cardiac": (0.0, 0.5, 2.6, 3.5), "renal": (0.0, 0.2, 0.5), "activity": (0.0, 1.5, 2.7), "frailty": (0.0, 0.3)},
         _split("I48.20 J81.0 I42.9 I27.20 I42.0 I25.5 I51.81 R57.0 I11.9 I48.19"),
         ("furosemide injection", "bumetanide", "metoprolol", "potassium chloride"),
         (*_BASIC, "bnp", "troponin", "albumin"),
@@ -359,12 +320,7 @@ REASONS: tuple[Reason, ...] = (
         "Fever and cough",
         INPATIENT,
         0.00033,
-        {
-            "pulmonary": (0.0, 0.8),
-            "activity": (0.0, 0.9, 1.6),
-            "frailty": (0.0, 0.8),
-            "diabetes": (0.0, 0.2, 0.4),
-        },
+        {"pulmonary": (0.0, 0.8), "activity": (0.0, 0.9, 1.6), "frailty": (0.0, 0.8), "diabetes": (0.0, 0.2, 0.4)},
         _split("J18.9 J15.9 J69.0 J18.1 J12.82 J13 J15.1 J10.00 J18.0 J85.1"),
         ("ceftriaxone", "azithromycin", "piperacillin", "vancomycin"),
         (*_SICK, "spo2"),
@@ -374,12 +330,7 @@ REASONS: tuple[Reason, ...] = (
         "Severe infection",
         INPATIENT,
         0.00022,
-        {
-            "activity": (0.0, 1.0, 1.9),
-            "frailty": (0.0, 0.9),
-            "diabetes": (0.0, 0.4, 0.8),
-            "renal": (0.0, 0.3, 0.8),
-        },
+        {"activity": (0.0, 1.0, 1.9), "frailty": (0.0, 0.9), "diabetes": (0.0, 0.4, 0.8), "renal": (0.0, 0.3, 0.8)},
         _split("A41.9 A41.51 A41.01 R65.20 A40.9 L03.116 R65.21 A41.02 N12 A41.89 R78.81 M86.9"),
         ("vancomycin", "piperacillin", "ceftriaxone", "norepinephrine"),
         _SICK,

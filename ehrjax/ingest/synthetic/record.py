@@ -91,9 +91,7 @@ class _Rows:
         self.parts.append((subject, np.asarray(time, np.int64), code, value, visit))
 
 
-def record(
-    process: Process, rng: np.random.Generator, lives: Lives, first_subject: int, keep: int
-) -> pl.DataFrame:
+def record(process: Process, rng: np.random.Generator, lives: Lives, first_subject: int, keep: int) -> pl.DataFrame:
     """The MEDS events of the first `keep` subjects of a chunk.
 
     Args:
@@ -120,9 +118,7 @@ def record(
     order = np.lexsort((time, subject))  # stable: ties keep the order of writing
     subject, time, code, value, visit = (column[order] for column in (subject, time, code, value, visit))
     subject_id = subject + first_subject
-    visit_id = (
-        np.where(visit >= 0, subject_id * VISITS_PER_SUBJECT + numbers[visit], -1) if len(numbers) else visit
-    )
+    visit_id = np.where(visit >= 0, subject_id * VISITS_PER_SUBJECT + numbers[visit], -1) if len(numbers) else visit
     epoch = int((clock.EPOCH - datetime.datetime(1970, 1, 1)).total_seconds())
     events = pl.DataFrame(
         {
@@ -198,9 +194,7 @@ def _write_visits(rows: _Rows, process: Process, rng: np.random.Generator, lives
     _draw(rows, process.disposition, rng, lives, left, lives.leave[left])
 
 
-def _draw(
-    rows: _Rows, mark: Mark, rng: np.random.Generator, lives: Lives, visit: np.ndarray, time: np.ndarray
-) -> None:
+def _draw(rows: _Rows, mark: Mark, rng: np.random.Generator, lives: Lives, visit: np.ndarray, time: np.ndarray) -> None:
     """Draws one outcome of `mark` for each visit [n] at time [n], given the hidden state at that time."""
     uniform = rng.random(len(visit))
     known = time < clock.END
@@ -242,9 +236,7 @@ def _write_labs(
     morning = day * clock.DAY + 6 * 3600 + rng.integers(0, 3600, len(day_stay))
     for index, lab in enumerate(LABS):
         now = np.flatnonzero(rng.random(len(results)) < ordered[lives.reason, index])
-        daily = np.flatnonzero(
-            (rng.random(len(day)) < _DAILY.get(lab.name, 0.0)) & (morning < lives.leave[day_stay])
-        )
+        daily = np.flatnonzero((rng.random(len(day)) < _DAILY.get(lab.name, 0.0)) & (morning < lives.leave[day_stay]))
         _draw(
             rows, process.labs[index], rng, lives,
             np.concatenate([now, day_stay[daily]]), np.concatenate([results[now], morning[daily]]),
@@ -254,9 +246,7 @@ def _write_labs(
 def _write_diagnoses(
     rows: _Rows, process: Process, rng: np.random.Generator, lives: Lives, closing: np.ndarray, of: np.ndarray
 ) -> None:
-    _write_ranked(
-        rows, rng, lives, closing, [[icd_code(d) for d in r.diagnoses] for r in REASONS], again=0.35
-    )
+    _write_ranked(rows, rng, lives, closing, [[icd_code(d) for d in r.diagnoses] for r in REASONS], again=0.35)
     for index, condition in enumerate(CONDITIONS):
         # The diagnosis that opens a condition stands at the very moment of its evaluation.
         opened = np.flatnonzero(lives.time == lives.recorded[lives.subject, index])
@@ -297,9 +287,7 @@ def _known(
     own = own_reason[lives.reason]
     likely = np.select([own, of == INPATIENT], [chance["own"], chance["stay"]], chance["visit"])
     noted = rng.random(len(time)) < likely
-    return np.flatnonzero(
-        noted & ~lives.ward & (lives.recorded[lives.subject, index] <= time) & (time < clock.END)
-    )
+    return np.flatnonzero(noted & ~lives.ward & (lives.recorded[lives.subject, index] <= time) & (time < clock.END))
 
 
 def _write_ranked(

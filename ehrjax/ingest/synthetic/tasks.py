@@ -93,9 +93,7 @@ TASKS: dict[str, Task] = {
 def task_named(name: str) -> Task:
     """The task of that name; InputError names the tasks there are."""
     if name not in TASKS:
-        raise InputError(
-            f"There is no task {name!r} of the synthetic hospital; choose one of {', '.join(TASKS)}."
-        )
+        raise InputError(f"There is no task {name!r} of the synthetic hospital; choose one of {', '.join(TASKS)}.")
     return TASKS[name]
 
 
@@ -168,9 +166,7 @@ def true_probability(
     ids = history["subject_id"].unique()
     if len(ids) != 1:
         raise InputError(f"true_probability takes the events of one subject; these are of {len(ids)}.")
-    asked = pl.DataFrame(
-        {"subject_id": ids, "prediction_time": pl.Series([prediction_time], dtype=pl.Datetime("us"))}
-    )
+    asked = pl.DataFrame({"subject_id": ids, "prediction_time": pl.Series([prediction_time], dtype=pl.Datetime("us"))})
     return float(true_probabilities(history, asked, task, process=process)[0])
 
 
@@ -272,6 +268,4 @@ def _check(evidence: Evidence, task: Task, subject: np.ndarray, time: np.ndarray
     if task.at_discharge and (last_before(evidence.discharges, keys) != time).any():
         raise InputError(f"{task.name} is only defined at a discharge; some prediction times are none.")
     if task.condition is not None and (evidence.recorded[subject, task.condition] <= time).any():
-        raise InputError(
-            f"{task.name} asks for a first diagnosis; some subjects have one at the prediction time."
-        )
+        raise InputError(f"{task.name} asks for a first diagnosis; some subjects have one at the prediction time.")
