@@ -79,7 +79,12 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     schedule_settings = configs.into(optimizer.ScheduleSettings, config["schedule"], where="schedule")
     starting = configs.into(initial.Settings, config["init"], where="init")
     configs.into(pipeline.Settings, config["data"], where="data")
-    run.build(config, vocabularies.smallest())  # refuses a bad config before anything is written
+    # Refuses a bad config before anything is written.
+    run.build(config, vocabularies.smallest())
+    if config["num_steps"] < 1 and config["num_epochs"] < 1:
+        raise InputError("config.num_steps and config.num_epochs are both 0; set one of them.")
+    if config["num_steps"]:
+        optimizer.make_schedule(schedule_settings, optimizing.learning_rate, config["num_steps"])
 
     if first:
         try:
@@ -102,8 +107,6 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     num_steps = config["num_steps"] or pipeline.count_steps(
         training, settings, batch_size=config["batch_size"], seed=config["seed"], epochs=config["num_epochs"]
     )
-    if num_steps < 1:
-        raise InputError("config.num_steps and config.num_epochs are both 0; set one of them.")
 
     schedule = optimizer.make_schedule(schedule_settings, optimizing.learning_rate, num_steps)
     key = rng.key_for(config["seed"], "run")

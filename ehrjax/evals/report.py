@@ -261,5 +261,6 @@ def _configuration(saved: Mapping[str, Any]) -> list[str]:
         facts(lines),
         f"<details><summary>The resolved config</summary><pre>{resolved}</pre></details>",
         '<p><a href="../metrics.jsonl">metrics.jsonl</a> · '
-        '<a href="masked_code_accuracy.json">masked_code_accuracy.json</a> · <a href="../config.json">config.json</a></p>',
+        '<a href="masked_code_accuracy.json">masked_code_accuracy.json</a> · '
+        '<a href="../config.json">config.json</a></p>',
     ]

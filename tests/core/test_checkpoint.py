@@ -24,7 +24,9 @@ def test_round_trip_and_retention(tmp_path: Path) -> None:
     saved = checkpoint.Checkpoints(tmp_path / "last")
     assert saved.latest is None
     for step in (1, 2, 3):
-        saved.save(step, jax.tree.map(lambda x, step=step: x + step, STATE), {"epoch": step, "best": None, "stopped": False})
+        saved.save(
+            step, jax.tree.map(lambda x, step=step: x + step, STATE), {"epoch": step, "best": None, "stopped": False}
+        )
     saved.close()
     assert checkpoint.steps(tmp_path / "last") == [2, 3]
     again = checkpoint.Checkpoints(tmp_path / "last")
