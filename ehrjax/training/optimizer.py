@@ -79,15 +79,14 @@ def make_schedule(settings: ScheduleSettings, learning_rate: float, num_steps: i
     if warmup >= num_steps:
         raise InputError(f"config.schedule.warmup_steps={warmup} is not below the run's {num_steps} steps.")
     if settings.name == "warmup_cosine":
-        return optax.warmup_cosine_decay_schedule(
-            0.0 if warmup else learning_rate, learning_rate, max(warmup, 1), num_steps, end_value=least
-        )
-    if settings.name == "linear":
-        fall = optax.linear_schedule(learning_rate, least, max(num_steps - warmup, 1))
-        if not warmup:
-            return fall
-        return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), fall], [warmup])
-    raise InputError(f"config.schedule.name is {settings.name!r}; choose warmup_cosine, linear or constant.")
+        fall = optax.cosine_decay_schedule(learning_rate, num_steps - warmup, alpha=settings.lr_min_ratio)
+    elif settings.name == "linear":
+        fall = optax.linear_schedule(learning_rate, least, num_steps - warmup)
+    else:
+        raise InputError(f"config.schedule.name is {settings.name!r}; choose warmup_cosine, linear or constant.")
+    if not warmup:
+        return fall
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), fall], [warmup])
 
 
 def scale_by_factors(factors: Mapping[str, Any]) -> optax.GradientTransformation:
