@@ -6,6 +6,9 @@
 
 Arguments: small, medium (default), large (the named sizes), demo (what `make demo` runs), smoke.
 Without `data.path` it trains on the embedded synthetic hospital.
+
+Expected of `:demo`: two to three minutes on two cores; 17.9 % of the hidden codes of the tuning split named first
+(most frequent code: 8.5 %), tuning loss 4.82.
 """
 
 from ml_collections import ConfigDict
