@@ -11,8 +11,7 @@ they were, in the same order.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -22,25 +21,11 @@ from ehrjax.core.errors import InputError
 from ehrjax.ingest import mimic_iv_codes as codes
 from ehrjax.ingest import mimic_iv_tables as mimic
 from ehrjax.ingest import raw_csv
-from ehrjax.ingest.meds import SPLITS, VISIT_COLUMN, MedsWriter, family, split_of
-from ehrjax.ingest.raw_tables import (
-    VISIT_FROM,
-    Buckets,
-    KeyIndex,
-    Table,
-    Tally,
-    events_of,
-    in_order,
-    not_before,
-)
+from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress, text_bytes
+from ehrjax.ingest.meds import VISIT_COLUMN
+from ehrjax.ingest.raw_tables import VISIT_FROM, KeyIndex, Table, not_before
 
-# A bucket of this much raw text is a few hundred MiB while it is sorted.
-BUCKET_BYTES = 64 << 20
 BLOCK_BYTES = raw_csv.BLOCK_BYTES
-# MIMIC-IV's tables shrink about tenfold under gzip.
-_GZIP_RATIO = 10
-
-Progress = Callable[[str, int, int], None]
 
 
 def read(input: str | Path, output: str | Path, *, progress: Progress | None = None) -> dict[str, object]:
@@ -65,34 +50,26 @@ def read(input: str | Path, output: str | Path, *, progress: Progress | None = N
         raise InputError(f"The MIMIC-IV folder {input} does not exist; name the folder that holds hosp and icu.")
     files.refuse_existing(output, what="MEDS dataset")
     paths = _find_tables(input)
-    sizes = {name: path.stat().st_size for name, path in paths.items()}
-    report = _Report(progress, sum(sizes.values()))
-    text_bytes = sum(size * (_GZIP_RATIO if paths[n].suffix == ".gz" else 1) for n, size in sizes.items())
-    tallies = {table.name: Tally() for table in mimic.TABLES if table.name in paths}
-
+    report = ByteProgress(progress, sum(path.stat().st_size for path in paths.values()))
     with files.written_folder(output, what="MEDS dataset") as folder:
-        writer = MedsWriter(folder, dataset_name="MIMIC-IV", dataset_version="2.x or 3.x")
-        buckets = Buckets(folder / "buckets", Buckets.count_for(text_bytes, BUCKET_BYTES))
+        conversion = Conversion(
+            folder,
+            [table for table in mimic.TABLES if table.name in paths],
+            source="mimic-iv",
+            dataset_name="MIMIC-IV",
+            dataset_version="2.x or 3.x",
+            text_bytes=text_bytes(paths.values()),
+        )
         titles = codes.read_titles(input)
-        titles.own.update(_spill(paths, sizes, buckets, tallies, report))
+        titles.own.update(_spill(paths, conversion, report))
         report("writing", report.total)
-        counts, subjects = _write(buckets, writer, tallies)
-        (folder / "buckets").rmdir()
-        families: Counter[str] = Counter()
-        for name, count in counts.items():
-            families[family(name)] += count
-        summary = {
-            "source": "mimic-iv",
-            "tables": {name: tally.as_dict() for name, tally in tallies.items()},
-            "absent_tables": [f"{t.folder}/{t.name}" for t in mimic.TABLES if t.name not in paths] + titles.absent,
-            "tables_not_read": [n for n in mimic.NOT_READ if raw_csv.find_table(*_split_name(input, n))],
-            "subjects": subjects,
-            "events": writer.rows,
-            "codes": len(counts),
-            "events_by_family": dict(sorted(families.items())),
-        }
-        writer.finish(codes.describe(counts, titles), extra={"reader_summary": summary})
-    return summary
+        return conversion.finish(
+            lambda counts: codes.describe(counts, titles),
+            summary={
+                "absent_tables": [f"{t.folder}/{t.name}" for t in mimic.TABLES if t.name not in paths] + titles.absent,
+                "tables_not_read": [n for n in mimic.NOT_READ if raw_csv.find_table(*_split_name(input, n))],
+            },
+        )
 
 
 def _split_name(input: Path, name: str) -> tuple[Path, str]:
@@ -117,32 +94,7 @@ def _find_tables(input: Path) -> dict[str, Path]:
     return paths
 
 
-class _Report:
-    """Adds up the bytes of finished files for the caller's progress."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.total = total
-        self._progress, self._done = progress, 0
-
-    def during(self, stage: str) -> Callable[[int], None]:
-        return lambda read: self(stage, self._done + read)
-
-    def finished(self, stage: str, size: int) -> None:
-        self._done += size
-        self(stage, self._done)
-
-    def __call__(self, stage: str, done: int) -> None:
-        if self._progress:
-            self._progress(stage, min(done, self.total), self.total)
-
-
-def _spill(
-    paths: dict[str, Path],
-    sizes: dict[str, int],
-    buckets: Buckets,
-    tallies: dict[str, Tally],
-    report: _Report,
-) -> dict[str, str]:
+def _spill(paths: dict[str, Path], conversion: Conversion, report: ByteProgress) -> dict[str, str]:
     """Reads every table once into the buckets; returns the descriptions found in the tables themselves."""
     patients = _unique(_whole(mimic.PATIENTS, paths), "subject_id", paths["patients"])
     admissions = _unique(_whole(mimic.ADMISSIONS, paths), "hadm_id", paths["admissions"])
@@ -154,7 +106,7 @@ def _spill(
     joined = _Joined(patients["subject_id"], admissions)
     in_memory = {"patients": _with_death(patients, admissions), "admissions": admissions}
     own: dict[str, str] = {}
-    for index, table in enumerate(mimic.TABLES):
+    for table in mimic.TABLES:
         if table.name not in paths:
             continue
         path = paths[table.name]
@@ -165,11 +117,10 @@ def _spill(
                 path, table.columns, block_bytes=BLOCK_BYTES, on_bytes=report.during(table.name)
             )
         for batch in batches:
-            events = events_of(joined.attach(batch), table, index, tallies[table.name])
-            buckets.add(events)
+            conversion.add(joined.attach(batch), table)
             if table.name in mimic.DESCRIBING:
                 _describe_first(own, batch, table, mimic.DESCRIBING[table.name])
-        report.finished(table.name, sizes[table.name])
+        report.finished(table.name, path.stat().st_size)
     return own
 
 
@@ -249,17 +200,3 @@ def _describe_first(own: dict[str, str], batch: pl.DataFrame, table: Table, colu
     pairs = batch.select(table.events[0].code.alias("code"), column).drop_nulls().unique("code", keep="first")
     for name, text in pairs.iter_rows():
         own.setdefault(name, text)
-
-
-def _write(buckets: Buckets, writer: MedsWriter, tallies: dict[str, Tally]) -> tuple[Counter[str], dict[str, int]]:
-    """Sorts and writes every bucket; returns the events by code and the subjects by split."""
-    tables = dict(enumerate(mimic.TABLES))
-    counts: Counter[str] = Counter()
-    subjects = dict.fromkeys(SPLITS, 0)
-    for events in buckets.drain():
-        shard = in_order(events, tables, tallies)
-        counts.update(dict(shard["code"].value_counts().iter_rows()))
-        for split in split_of(shard["subject_id"].unique().to_numpy(), seed=writer.split_seed):
-            subjects[split] += 1
-        writer.write_shard(shard)
-    return counts, subjects

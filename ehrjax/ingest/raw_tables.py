@@ -224,6 +224,7 @@ class Buckets:
 
     def __init__(self, folder: Path, count: int) -> None:
         folder.mkdir(parents=True)
+        self._folder = folder
         self._paths = [folder / f"{number:04d}.arrows" for number in range(count)]
         self._held: list[pl.DataFrame] = []
 
@@ -269,3 +270,7 @@ class Buckets:
                 del pieces
                 path.unlink()
                 yield events
+
+    def remove(self) -> None:
+        """Removes the folder, which is empty once everything is drained."""
+        self._folder.rmdir()

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from ehrjax.ingest import mimic_iv
+from ehrjax.ingest import conversion, mimic_iv
 from ehrjax.ingest import mimic_iv_tables as mimic
 from ehrjax.ingest.meds import open_dataset
 from tests.ingest import mimic_iv_layout as layout
@@ -104,7 +104,7 @@ def test_compressed_tables_give_the_same_events(tables, converted, tmp_path):
 
 
 def test_blocks_and_buckets_do_not_change_the_events(tables, converted, tmp_path, monkeypatch):
-    monkeypatch.setattr(mimic_iv, "BUCKET_BYTES", 20_000)
+    monkeypatch.setattr(conversion, "BUCKET_BYTES", 20_000)
     monkeypatch.setattr(mimic_iv, "BLOCK_BYTES", 4096)
     seen = []
     raw = layout.write(tables, tmp_path / "raw")
@@ -432,10 +432,10 @@ def test_memory_is_bounded_by_a_block_and_a_bucket_not_by_a_table(tmp_path, monk
 
         return counted
 
-    monkeypatch.setattr(mimic_iv, "BUCKET_BYTES", 100_000)
+    monkeypatch.setattr(conversion, "BUCKET_BYTES", 100_000)
     monkeypatch.setattr(mimic_iv, "BLOCK_BYTES", 50_000)
-    monkeypatch.setattr(mimic_iv, "events_of", counting("block", mimic_iv.events_of, 0))
-    monkeypatch.setattr(mimic_iv, "in_order", counting("bucket", mimic_iv.in_order, 0))
+    monkeypatch.setattr(conversion, "events_of", counting("block", conversion.events_of, 0))
+    monkeypatch.setattr(conversion, "in_order", counting("bucket", conversion.in_order, 0))
     most = {}
     for times_longer in (1, 8):
         subjects = range(1, 400 * times_longer)
