@@ -1,5 +1,5 @@
-"""Reading large CSV tables (plain or gzip) in bounded pieces, with errors that name the file, line and
-column.
+"""Reading large CSV tables (plain, gzip or zstd; commas or tabs) in bounded pieces, with errors that name the
+file, line and column.
 
 Every wanted column is read as text and parsed here, so that a bad value is never guessed at: it is reported
 with its line. Only one block of the file is in memory at a time, whatever the file's size.
@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
+from typing import IO
 
 import polars as pl
 import pyarrow as pa
@@ -22,7 +23,8 @@ import pyarrow.csv as pa_csv
 
 from ehrjax.core.errors import InputError
 
-SUFFIXES = (".csv", ".csv.gz")
+SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
+_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 BLOCK_BYTES = 8 << 20
 ROW = "row"
 
@@ -30,7 +32,6 @@ DATE_FORMAT = "%Y-%m-%d"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 # Rewritten extracts keep the meaning but not always the format.
 OTHER_TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M")
-_DAMAGED = "is truncated or is not a gzip file; copy it again and compare its checksum"
 
 
 class Kind(Enum):
@@ -44,10 +45,10 @@ class Kind(Enum):
 
 
 def find_table(folder: Path, name: str) -> Path | None:
-    """The file `name`.csv or `name`.csv.gz in `folder`, or None.
+    """The file `name`.csv, `name`.csv.gz or `name`.csv.zst in `folder`, or None.
 
     Raises:
-      InputError: both are there, so it is not clear which one is meant.
+      InputError: several are there, so it is not clear which one is meant.
     """
     found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
     if len(found) > 1:
@@ -65,7 +66,7 @@ def read_batches(
     """Yields the table in pieces of about `block_bytes` of text.
 
     Args:
-      path: a .csv or .csv.gz file with a header line.
+      path: a .csv, .csv.gz or .csv.zst file with a header line; a header with tabs and no comma means tabs.
       columns: the columns to read (matched without regard to case) and how to parse each.
       block_bytes: the bytes of uncompressed text held at a time; a row must fit in one block.
       on_bytes: called with the bytes of the file (as it lies on disk) read so far.
@@ -85,7 +86,7 @@ def read_batches(
         frame = pl.DataFrame(pl.from_arrow(batch)).select(pl.col(actual[name]).alias(name) for name in columns)
         frame = frame.with_row_index(ROW, offset=first_row).cast({ROW: pl.Int64})
         first_row += len(frame)
-        yield _parsed(frame, columns, path)
+        yield parse(frame, columns, path)
 
 
 def check_columns(path: Path, columns: Iterable[str]) -> tuple[list[str], dict[str, str]]:
@@ -108,10 +109,13 @@ def check_columns(path: Path, columns: Iterable[str]) -> tuple[list[str], dict[s
 def line_of(path: Path, row: int) -> int:
     """The physical line (the header is line 1) on which the 0-based data row `row` of a readable file begins.
 
-    Quoted fields may span lines, so the file is scanned; this is for messages about bad rows only.
+    Quoted fields may span lines, so the file is scanned; this is for messages about bad rows only. A parquet
+    file has no lines: there it is the row.
     """
+    if path.suffix == ".parquet":
+        return row
     with _opened_text(path) as stream:
-        reader = csv.reader(stream)
+        reader = csv.reader(stream, **_dialect(path))
         next(reader)
         end, seen = reader.line_num, 0
         for record in reader:
@@ -123,20 +127,46 @@ def line_of(path: Path, row: int) -> int:
 
 
 def _opened_text(path: Path) -> io.TextIOWrapper:
-    stream = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+    return io.TextIOWrapper(_opened(path), encoding="utf-8-sig", errors="replace", newline="")
+
+
+def _damaged(path: Path) -> str:
+    kind = _COMPRESSION.get(path.suffix, "CSV")
+    return f"is truncated or is not a {kind} file; copy it again and compare its checksum"
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return open(path, "rb")
+
+
+def delimiter_of(path: Path) -> str:
+    """A tab where the header line has one and no comma (as in Athena's downloads), else a comma."""
+    with _opened_text(path) as stream:
+        header = stream.readline()
+    return "\t" if "\t" in header and "," not in header else ","
+
+
+def _dialect(path: Path) -> dict[str, object]:
+    """How Python's csv module reads the file; a table with tabs has no quotes."""
+    delimiter = delimiter_of(path)
+    return {"delimiter": delimiter, "quoting": csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL}
 
 
 def _header(path: Path) -> list[str]:
     try:
         with _opened_text(path) as stream:
-            header = next(csv.reader(stream), None)
+            header = next(csv.reader(stream, **_dialect(path)), None)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path} {_DAMAGED}.") from error
+        raise InputError(f"{path} {_damaged(path)}.") from error
     except csv.Error as error:
         raise InputError(f"{path}, line 1: the header is not CSV ({error}); copy the file again.") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        reason = f"cannot be read: {error.strerror}" if error.errno else _damaged(path)
+        raise InputError(f"{path} {reason}.") from error
     if not header:
         raise InputError(f"{path} is empty, it has not even a header line; copy it again or remove it.")
     return [name.strip() for name in header]
@@ -148,7 +178,9 @@ def _arrow_batches(
     """Yields text columns block by block; every failure of the parser becomes a located InputError."""
     try:
         raw = pa.OSFile(str(path))
-        stream = pa.CompressedInputStream(raw, "gzip") if path.suffix == ".gz" else raw
+        compression = _COMPRESSION.get(path.suffix)
+        stream = pa.CompressedInputStream(raw, compression) if compression else raw
+        tabs = delimiter_of(path) == "\t"
         with raw, stream:
             reader = pa_csv.open_csv(
                 stream,
@@ -156,7 +188,9 @@ def _arrow_batches(
                 pa_csv.ReadOptions(
                     block_size=block_bytes, use_threads=False, column_names=header, skip_rows_after_names=1
                 ),
-                pa_csv.ParseOptions(newlines_in_values=True),
+                pa_csv.ParseOptions(
+                    delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
+                ),
                 pa_csv.ConvertOptions(
                     column_types={name: pa.string() for name in wanted},
                     include_columns=wanted,
@@ -179,7 +213,7 @@ def _arrow_batches(
         if located:
             raise located from error
     except OSError as error:
-        reason = f"cannot be read: {error.strerror}" if error.errno else _DAMAGED
+        reason = f"cannot be read: {error.strerror}" if error.errno else _damaged(path)
         raise InputError(f"{path} {reason}.") from error
 
 
@@ -188,7 +222,7 @@ def _located(path: Path, width: int, error: Exception) -> InputError | None:
 
     A header that no line follows, not even an empty one, is no error: then there is nothing to find.
     """
-    stream = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+    stream = _opened(path)
 
     def lines() -> Iterator[str]:
         for number, line in enumerate(stream, start=1):
@@ -200,7 +234,7 @@ def _located(path: Path, width: int, error: Exception) -> InputError | None:
                 ) from None
 
     with stream:
-        reader, line, records = csv.reader(lines()), 1, 0
+        reader, line, records = csv.reader(lines(), **_dialect(path)), 1, 0
         try:
             for record in reader:
                 if record and len(record) != width:
@@ -221,11 +255,13 @@ def _located(path: Path, width: int, error: Exception) -> InputError | None:
     return InputError(f"{path} cannot be read as CSV{where}; copy the file again.")
 
 
-def _end_of_day(day: pl.Expr) -> pl.Expr:
+def end_of_day(day: pl.Expr) -> pl.Expr:
+    """The last microsecond of a date: what is known only by its day counts from then."""
     return day.cast(pl.Datetime("us")) + pl.duration(days=1) - pl.duration(microseconds=1)
 
 
-def _parsed(frame: pl.DataFrame, columns: Mapping[str, Kind], path: Path) -> pl.DataFrame:
+def parse(frame: pl.DataFrame, columns: Mapping[str, Kind], path: Path) -> pl.DataFrame:
+    """Parses text columns; a value that cannot be parsed is an InputError that names its line and column."""
     text = frame.select(
         ROW,
         *(
@@ -267,12 +303,12 @@ def _cast(name: str, kind: Kind) -> pl.Expr:
     day = column.str.to_date(DATE_FORMAT, strict=False)
     # Some tables write their dates as midnights.
     at_midnight = column.str.to_datetime(TIME_FORMAT, time_unit="us", strict=False).dt.date()
-    return _end_of_day(pl.coalesce(day, at_midnight))
+    return end_of_day(pl.coalesce(day, at_midnight))
 
 
 def _other_time(text: pl.Series, parsed: pl.Series) -> pl.Series:
     column = pl.col("text")
     attempts = [column.str.to_datetime(f, time_unit="us", strict=False) for f in OTHER_TIME_FORMATS]
-    attempts.append(_end_of_day(column.str.to_date(DATE_FORMAT, strict=False)))
+    attempts.append(end_of_day(column.str.to_date(DATE_FORMAT, strict=False)))
     frame = pl.DataFrame({"text": text, "parsed": parsed})
     return frame.select(pl.coalesce("parsed", *attempts).alias(text.name)).to_series()

@@ -1,0 +1,99 @@
+"""Tables as files, whatever their format: `NAME.csv[.gz|.zst]`, `NAME.parquet`, or a folder `NAME` of such parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import polars as pl
+
+from ehrjax.core.errors import InputError
+from ehrjax.ingest import raw_csv, raw_parquet
+from ehrjax.ingest.raw_csv import ROW, Kind
+
+SUFFIXES = (*raw_csv.SUFFIXES, ".parquet")
+
+
+def find_table(folder: Path, name: str) -> list[Path]:
+    """The files of a table in `folder`, in name order; the name is matched without regard to case.
+
+    Returns:
+      One file, the parts in a folder of that name, or nothing.
+
+    Raises:
+      InputError: the table is there more than once.
+    """
+    if not folder.is_dir():
+        return []
+    wanted = {f"{name}{suffix}".lower() for suffix in SUFFIXES}
+    found = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.lower() in wanted]
+    parts = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == name.lower()]
+    if len(found) + len(parts) > 1:
+        names = ", ".join(path.name for path in (*found, *parts))
+        raise InputError(f"{folder} holds the table {name} more than once ({names}); keep one of them.")
+    if not parts:
+        return found
+    files = [path for path in sorted(parts[0].rglob("*")) if path.is_file() and path.name.endswith(SUFFIXES)]
+    if not files:
+        raise InputError(f"{parts[0]} holds no {', '.join(SUFFIXES)} files; remove the folder or copy it again.")
+    return files
+
+
+def columns_of(path: Path) -> list[str]:
+    """The names of a table's columns.
+
+    Raises:
+      InputError: the file is empty, damaged, or of no format known here.
+    """
+    _known(path)
+    if path.suffix == ".parquet":
+        return raw_parquet.column_names(path)
+    return raw_csv.check_columns(path, ())[0]
+
+
+def present(path: Path, columns: Mapping[str, Kind]) -> dict[str, Kind]:
+    """Those of `columns` that a table has, whatever their case: for columns that may be absent."""
+    names = {name.lower() for name in columns_of(path)}
+    return {name: kind for name, kind in columns.items() if name.lower() in names}
+
+
+def read_batches(
+    paths: Path | Iterable[Path],
+    columns: Mapping[str, Kind],
+    *,
+    optional: Mapping[str, Kind] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[pl.DataFrame]:
+    """Yields a table in pieces, as `raw_csv.read_batches`.
+
+    Args:
+      paths: its file, or its parts in order; rows are numbered through them.
+      columns: the columns that must be there.
+      optional: columns that become null where a part lacks them.
+      on_bytes: called with the bytes read so far, over all parts.
+
+    Raises:
+      InputError: as `raw_csv.read_batches` and `raw_parquet.read_batches`.
+    """
+    first = done = 0
+    for path in [paths] if isinstance(paths, Path) else paths:
+        _known(path)
+        there = present(path, optional or {})
+        report = (lambda read, done=done: on_bytes(done + read)) if on_bytes else None
+        module = raw_parquet if path.suffix == ".parquet" else raw_csv
+        rows = 0
+        for frame in module.read_batches(path, {**columns, **there}, on_bytes=report):
+            rows += len(frame)
+            absent = [
+                pl.lit(None, raw_parquet.TYPES[kind]).alias(name)
+                for name, kind in (optional or {}).items()
+                if name not in there
+            ]
+            yield frame.with_columns(pl.col(ROW) + first, *absent)
+        first += rows
+        done += path.stat().st_size
+
+
+def _known(path: Path) -> None:
+    if not path.name.endswith(SUFFIXES):
+        raise InputError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of these.")
