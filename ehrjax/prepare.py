@@ -77,9 +77,10 @@ def events(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if args.source not in known:
         raise InputError(f"There is no source {args.source!r}; the sources are {', '.join(known)}.")
     reader = importlib.import_module(f"ehrjax.ingest.{args.source.replace('-', '_')}")
+    settings = configs.from_options(getattr(reader, "Settings", None), rest, verb=f"the source {args.source}")
     bar, advance = _progress()
     with bar:
-        summary = reader.read(args.input, args.output, progress=advance)
+        summary = reader.read(args.input, args.output, *settings, progress=advance)
     _print_summary(summary)
 
 
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(events)
     sub.add_argument("--source", required=True, help="the reader, for example mimic-iv")
     sub.add_argument("--input", required=True, help="the folder of raw tables")
+    sub.epilog = "A source's own options follow as --KEY=VALUE; README lists them."
     sub = verb(tokens)
     sub.add_argument("--input", required=True, help="the MEDS dataset")
     sub.add_argument("--fitted-from", help="use this token dataset's vocabulary and bins instead of fitting")
@@ -136,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one preparation verb."""
     args, rest = _parser().parse_known_args(argv)
-    if args.verb != "tokens" and rest:
+    if args.verb not in ("tokens", "events") and rest:
         raise InputError(f"Unknown argument {rest[0]}; see python -m ehrjax.prepare {args.verb} --help.")
     started = time.perf_counter()
     args.run(args, rest)

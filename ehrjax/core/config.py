@@ -119,6 +119,48 @@ def into(cls: type[T], config: ConfigDict | Mapping[str, Any], *, where: str, **
     return cls(**given)
 
 
+def from_options(cls: type[T] | None, arguments: Sequence[str], *, verb: str) -> tuple[T, ...]:
+    """Builds the settings dataclass of a part from `--key=value` arguments, by the types of its fields.
+
+    Args:
+      cls: a dataclass whose fields are str, int, float or bool, all with defaults; None: no options.
+      arguments: the arguments that are left.
+      verb: whose options these are, for messages ("the source omop").
+
+    Returns:
+      The settings, or nothing where there is no class.
+
+    Raises:
+      InputError: an unknown option, or a value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)} if cls else {}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, text = argument.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not argument.startswith("--") or not equals or name not in fields:
+            close = difflib.get_close_matches(name, list(fields), n=1)
+            hint = f"; did you mean --{close[0]}=?" if close else f"; it has {', '.join(fields) or 'no options'}."
+            raise InputError(f"Unknown argument {argument} of {verb}{hint}")
+        given[name] = _option(text, fields[name].default, argument)
+    return (cls(**given),) if cls else ()
+
+
+def _option(text: str, default: Any, argument: str) -> Any:
+    """The value of an option, of its default's type."""
+    if isinstance(default, bool):
+        values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() not in values:
+            raise InputError(f"{argument}: the value must be true or false.")
+        return values[text.lower()]
+    try:
+        return type(default)(text)
+    except ValueError as error:
+        raise InputError(
+            f"{argument}: the value is not {'a whole number' if type(default) is int else 'a number'}."
+        ) from error
+
+
 # What may change between two runs on one workdir: how long, how often something is reported, and the machine.
 RESUMABLE = (
     "num_steps",

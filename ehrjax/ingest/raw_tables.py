@@ -7,6 +7,7 @@ that memory is bounded by one piece of one table or by one bucket, never by a ta
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,9 @@ UNKNOWN = "UNK"
 # Since when the visit of a row is known; before that time its events carry no visit.
 VISIT_FROM = "visit_from"
 NO_EVENT = "nothing to record"
+# De-identified dates reach from the 18th century to the 23rd; beyond that a time is a placeholder (9999-12-31).
+FIRST_TIME, LAST_TIME = datetime.datetime(1700, 1, 1), datetime.datetime(2300, 1, 1)
+OUT_OF_RANGE = "time before 1700 or after 2299"
 
 TABLE, RANK, STEP, ONCE = "table", "rank", "step", "once"
 SPILLED = {**EVENT_SCHEMA, TABLE: pl.UInt8, RANK: pl.UInt8, ROW: pl.Int64, STEP: pl.UInt8, ONCE: pl.String}
@@ -140,7 +144,7 @@ def events_of(frame: pl.DataFrame, table: Table, index: int, tally: Tally) -> pl
         reason = pl.when(condition).then(pl.lit(name)).otherwise(reason)
     reasons = frame.select(reason.alias("reason"))["reason"]
     kept = frame.filter(reasons.is_null())
-    parts = []
+    parts, impossible = [], []
     for step, event in enumerate(table.events):
         static = event.time is None
         part = kept.select(
@@ -158,6 +162,11 @@ def events_of(frame: pl.DataFrame, table: Table, index: int, tally: Tally) -> pl
             _or_null(event.once).cast(pl.String).alias(ONCE),
         )
         part = part.filter(pl.col("code").is_not_null() & (pl.lit(static) | pl.col("time").is_not_null()))
+        if not static:
+            plausible = part["time"].is_between(FIRST_TIME, LAST_TIME, closed="left")
+            if not plausible.all():
+                impossible.append(part.filter(~plausible)[ROW])
+                part = part.filter(plausible)
         visit = pl.when(pl.col(VISIT_FROM) <= pl.col("time")).then(pl.col(VISIT_COLUMN))
         parts.append(part.with_columns(visit.alias(VISIT_COLUMN)).select(list(SPILLED)))
     events = pl.concat(parts)
@@ -166,7 +175,13 @@ def events_of(frame: pl.DataFrame, table: Table, index: int, tally: Tally) -> pl
     tally.emitted += emitted
     tally.events += len(events)
     tally.set_aside.update(reasons.drop_nulls().to_list())
-    tally.set_aside[NO_EVENT] += len(kept) - emitted
+    silent = len(kept) - emitted
+    if impossible:
+        without = pl.concat(impossible).unique()
+        lost = int((~without.is_in(events[ROW].implode())).sum())
+        tally.set_aside[OUT_OF_RANGE] += lost
+        silent -= lost
+    tally.set_aside[NO_EVENT] += silent
     return events
 
 

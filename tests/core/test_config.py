@@ -59,3 +59,37 @@ def test_what_may_change_on_resume() -> None:
     new = config.to_dict(config.from_argv([FILE, "--config.seed=7", "--config.model.dropout=0.2"]))
     assert config.changed_keys(old, new) == ["model.dropout", "seed"]
     assert config.changed_keys(old, {**old, "more": 1}) == ["more"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    concepts: str = "source"
+    days: int = 30
+    share: float = 0.5
+    notes: bool = False
+
+
+def test_options_take_the_types_of_their_fields() -> None:
+    arguments = ["--concepts=standard", "--days=7", "--share=0.25", "--notes=true"]
+    (settings,) = config.from_options(Settings, arguments, verb="the source x")
+    assert settings == Settings("standard", 7, 0.25, True)
+    assert config.from_options(Settings, [], verb="the source x") == (Settings(),)
+    assert config.from_options(None, [], verb="the source x") == ()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--concept=a", "did you mean --concepts="),
+        ("--days=x", "not a whole number"),
+        ("--share=x", "not a number"),
+        ("--notes=maybe", "must be true or false"),
+        ("days=3", "Unknown argument days=3"),
+        ("--days", "Unknown argument --days"),
+    ],
+)
+def test_bad_options_are_refused(argument: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        config.from_options(Settings, [argument], verb="the source x")
+    with pytest.raises(InputError, match="has no options"):
+        config.from_options(None, [argument], verb="the source x")
