@@ -175,7 +175,7 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
             "step": int(result.state.step),
             "reason": result.reason,
             "params_sha256": digest,
-            "best_step": result.progress.best_step,
+            "best_step": None if result.progress.best is None else result.progress.best_step,
             "best_tuning_loss": result.progress.best,
         },
     )

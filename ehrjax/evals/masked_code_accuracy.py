@@ -143,7 +143,7 @@ def summarize(sums: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> dict[st
 
     def table(hits: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
         flat = [f"{method}_top{k}" for method in METHODS for k in TOP]
-        estimates = bootstrap.ratios(hits.reshape(len(hits), -1), weights)
+        estimates = bootstrap.ratios(hits.reshape(len(hits), len(flat)), weights)
         result: dict[str, Any] = {name: e.as_dict() for name, e in zip(flat, estimates)}
         for i, baseline in enumerate(BASELINES, start=1):
             for k, e in zip(TOP, bootstrap.ratio_differences(hits[:, 0], hits[:, i], weights)):

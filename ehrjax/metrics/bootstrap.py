@@ -60,7 +60,8 @@ def ratios(
       K estimates. With fewer than two contributing subjects the interval is None.
     """
     hits = np.asarray(hits, np.float64)
-    weights = np.broadcast_to(np.asarray(weights, np.float64).reshape(len(hits), -1), hits.shape)
+    weights = np.asarray(weights, np.float64)
+    weights = np.broadcast_to(weights[:, None] if weights.ndim == 1 else weights, hits.shape)
     used = weights.any(axis=1)
     hits, weights = hits[used], weights[used]
     if not len(hits):
