@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,41 +61,65 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     import jax
 
     from ehrjax.core import mesh as meshes
-    from ehrjax.core import rng, trees
-    from ehrjax.core.writer import Writer
-    from ehrjax.data import pipeline, token_dataset
-    from ehrjax.evals import tuning
-    from ehrjax.training import initial, loop, optimizer, run, state, step
-    from ehrjax.training import workdir as workdirs
+    from ehrjax.data import pipeline
+    from ehrjax.training import initial, optimizer, run
     from ehrjax.vocab import vocabulary as vocabularies
 
     if args is not None and args.coordinator:
         if None in (args.num_processes, args.process_id):
             raise InputError("--coordinator needs --num-processes and --process-id.")
         jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-    first = jax.process_index() == 0
-    optimizing = configs.into(optimizer.Settings, config["optimizer"], where="optimizer")
-    mesh = meshes.make(configs.into(meshes.Settings, config["mesh"], where="mesh"))
-    meshes.check_batch(mesh, config["batch_size"], optimizing.accumulate)
-    schedule_settings = configs.into(optimizer.ScheduleSettings, config["schedule"], where="schedule")
-    starting = configs.into(initial.Settings, config["init"], where="init")
+    # A bad config is refused before anything is written.
+    _check_numbers(config)
+    settings = Sections(
+        optimizer=configs.into(optimizer.Settings, config["optimizer"], where="optimizer"),
+        schedule=configs.into(optimizer.ScheduleSettings, config["schedule"], where="schedule"),
+        mesh=meshes.make(configs.into(meshes.Settings, config["mesh"], where="mesh")),
+        start=configs.into(initial.Settings, config["init"], where="init"),
+    )
+    meshes.check_batch(settings.mesh, config["batch_size"], settings.optimizer.accumulate)
     configs.into(pipeline.Settings, config["data"], where="data")
-    # Refuses a bad config before anything is written.
     run.build(config, vocabularies.smallest())
-    if config["num_steps"] < 1 and config["num_epochs"] < 1:
-        raise InputError("config.num_steps and config.num_epochs are both 0; set one of them.")
     if config["num_steps"]:
-        optimizer.make_schedule(schedule_settings, optimizing.learning_rate, config["num_steps"])
+        optimizer.make_schedule(settings.schedule, settings.optimizer.learning_rate, config["num_steps"])
+    if jax.process_index():
+        _train(config, workdir, settings)
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The workdir {workdir} cannot be made ({error.strerror}); name another.") from error
+    with files.locked(workdir, what="run"):
+        _train(config, workdir, settings)
 
-    if first:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"The workdir {workdir} cannot be made ({error.strerror}); name another.") from error
-        if not config["data"]["path"]:
-            from ehrjax.data import embedded
 
-            embedded.ensure(workdir / "data", config["embedded"])
+@dataclass(frozen=True)
+class Sections:
+    """The parsed sections of a config that the run is built from, and the mesh over the devices."""
+
+    optimizer: Any
+    schedule: Any
+    mesh: Any
+    start: Any
+
+
+def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
+    """Everything after the checks: data, state, loop, what is left behind."""
+    import jax
+
+    from ehrjax.core import rng, trees
+    from ehrjax.core.writer import Writer
+    from ehrjax.data import pipeline, token_dataset
+    from ehrjax.evals import tuning
+    from ehrjax.training import initial, loop, optimizer, run, state, step
+    from ehrjax.training import workdir as workdirs
+
+    first = jax.process_index() == 0
+    optimizing, mesh = sections.optimizer, sections.mesh
+    if first and not config["data"]["path"]:
+        from ehrjax.data import embedded
+
+        embedded.ensure(workdir / "data", config["embedded"])
     _barrier("data")
     if not config["data"]["path"]:
         config = {**config, "data": {**config["data"], "path": str(workdir / "data" / "tokens")}}
@@ -108,13 +133,13 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
         training, settings, batch_size=config["batch_size"], seed=config["seed"], epochs=config["num_epochs"]
     )
 
-    schedule = optimizer.make_schedule(schedule_settings, optimizing.learning_rate, num_steps)
+    schedule = optimizer.make_schedule(sections.schedule, optimizing.learning_rate, num_steps)
     key = rng.key_for(config["seed"], "run")
     shapes = jax.eval_shape(parts.init, key)
     chosen = optimizer.make(optimizing, schedule, shapes)
     with jax.set_mesh(mesh):
         fresh, like = state.create(lambda: parts.init(key), chosen, mesh)
-    fresh = initial.start_from(starting, fresh, dataset.vocabulary)
+    fresh = initial.start_from(sections.start, fresh, dataset.vocabulary)
     if first:
         workdirs.claim(workdir, config, dataset)
         print(
@@ -194,6 +219,17 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
         )
         print(f"report: {path}", flush=True)
     print(f"params sha256: {digest}", flush=True)
+
+
+def _check_numbers(config: dict[str, Any]) -> None:
+    """Raises InputError for a length, cadence or seed that makes no sense."""
+    flat = configs.flatten(config)
+    names = ("seed", "num_steps", "num_epochs", "log_every", "eval_every", "checkpoint_every")
+    for name in (*names, "early_stopping.patience", "profile.start", "profile.steps"):
+        if flat[name] < 0:
+            raise InputError(f"config.{name} is {flat[name]}; it must not be negative.")
+    if not config["num_steps"] and not config["num_epochs"]:
+        raise InputError("config.num_steps and config.num_epochs are both 0; set one of them.")
 
 
 def _barrier(name: str) -> None:

@@ -14,6 +14,11 @@ from pathlib import Path
 
 from ehrjax.core.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind
+    fcntl = None  # type: ignore[assignment]
+
 # What the system says when a file can grow no further.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -71,6 +76,28 @@ def written_folder(path: str | Path, *, what: str) -> Iterator[Path]:
         raise (_full(error, path) or error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path, *, what: str) -> Iterator[None]:
+    """Holds a folder for this process alone; the system lets go of it when the process ends, however it ends.
+
+    Args:
+      folder: an existing folder; a file `.lock` is made in it and stays.
+      what: what works there, for the message ("run").
+
+    Raises:
+      InputError: another process holds it.
+    """
+    with open(Path(folder) / ".lock", "w") as stream:
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"Another {what} is working in {folder}; wait for it or name another folder."
+                ) from error
+        yield
 
 
 def refuse_existing(path: str | Path, *, what: str) -> None:

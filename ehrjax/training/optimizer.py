@@ -63,6 +63,8 @@ class Settings:
             raise InputError("config.optimizer.weight_decay needs adamw or lion; set it to 0 for adam.")
         if self.learning_rate < 0 or self.weight_decay < 0 or self.clip_norm < 0 or self.accumulate < 1:
             raise InputError("config.optimizer holds a negative rate, decay or norm, or accumulate below 1.")
+        if not all(0 <= b < 1 for b in (self.b1, self.b2 or 0.0)) or self.eps <= 0:
+            raise InputError("config.optimizer needs b1 and b2 of at least 0 and below 1, and eps above 0.")
 
 
 def make_schedule(settings: ScheduleSettings, learning_rate: float, num_steps: int) -> optax.Schedule:

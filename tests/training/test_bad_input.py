@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, refused, run_verb
+from tests.conftest import ROOT, refused, run_verb, verb
 
 SMOKE = ("--config=configs/behrt.py:smoke", "--config.report.enabled=False", "--config.tensorboard=False")
 
@@ -39,6 +39,11 @@ def finished(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (("--config.optimizer.name=sgd",), "config.optimizer.name is 'sgd'"),
         (("--config.schedule.name=step",), "config.schedule.name is 'step'"),
         (("--config.data.context_length=256",), "longer than model.max_positions 128"),
+        (("--config.seed=-1",), "config.seed is -1; it must not be negative"),
+        (("--config.eval_every=-1",), "config.eval_every is -1"),
+        (("--config.profile.steps=-1",), "config.profile.steps is -1"),
+        (("--config.optimizer.b1=1.5",), "b1 and b2 of at least 0 and below 1"),
+        (("--config.batch_size=abc",), "batch_size=abc"),
         (("--config.num_steps=0",), "num_steps and config.num_epochs are both 0"),
         (("--config.init.checkpoint=/nowhere/run",), "The run /nowhere/run does not exist"),
     ],
@@ -48,6 +53,22 @@ def test_refused(arguments: tuple, message: str, toy_tokens: Path, tmp_path: Pat
     said = refused("train", *SMOKE, *data, *arguments, f"--workdir={tmp_path / 'run'}", devices=4)
     assert message in said
     assert not (tmp_path / "run" / "checkpoints").exists() and not (tmp_path / "run" / "config.json").exists()
+
+
+def test_two_runs_in_one_workdir_are_refused(toy_tokens: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    arguments = (*SMOKE, f"--config.data.path={toy_tokens}", f"--workdir={workdir}", "--config.num_steps=100000")
+    running = verb("train", *arguments, "--config.log_every=1")
+    try:
+        assert any(line.startswith("step 1/") for line in running.stdout)
+        said = refused("train", *arguments)
+        assert f"Another run is working in {workdir}" in said
+    finally:
+        running.kill()
+        running.communicate()
+    # A killed run holds nothing.
+    result = run_verb("train", *arguments[:-1], "--config.num_steps=10")
+    assert result.returncode == 0 or "it is at step" in result.stderr, result.stderr
 
 
 def test_a_changed_config_is_refused(finished: Path, toy_tokens: Path) -> None:
