@@ -27,6 +27,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.7",
         "orbax-checkpoint>=0.12.0",
+        "pint>=0.24",
         "plotly>=6.0",
         "polars>=2.0",
         "pyarrow>=18.0",

@@ -62,9 +62,11 @@ def get_config(arg: str = "medium") -> ConfigDict:
     config.embedded = ConfigDict()
     config.embedded.patients = 5000
     config.embedded.seed = 0
-    config.embedded.recipe = ConfigDict(
-        dict(name="behrt", drop=("MEDS_BIRTH",), min_count=5, num_bins=10, min_values=50)
-    )
+    config.embedded.recipe = ConfigDict(dict(name="behrt", min_count=5))
+    config.embedded.recipe.steps = ("filter_codes", "bin_values", "number_visits", "separate_visits", "start")
+    config.embedded.recipe.filter_codes = ConfigDict(dict(drop=("MEDS_BIRTH",), keep=()))
+    config.embedded.recipe.bin_values = ConfigDict(dict(num_bins=10, min_values=50, separate=False))
+    config.embedded.recipe.number_visits = ConfigDict(dict(gap_hours=24.0))
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"

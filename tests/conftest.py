@@ -59,6 +59,12 @@ def write_meds(folder: Path, subjects: int, *, shards: int = 2, seed: int = 0) -
     return folder
 
 
+def behrt_recipe(*, drop: tuple[str, ...] = ("MEDS_BIRTH",), min_values: int = 50, **changes: object) -> Recipe:
+    """BEHRT's grammar, with some values changed."""
+    settings = {"filter_codes": {"drop": drop}, "bin_values": {"min_values": min_values}}
+    return Recipe("behrt", settings=settings, **changes)
+
+
 @pytest.fixture(scope="session")
 def toy_meds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MEDS dataset of 150 toy subjects in two shards."""
@@ -68,7 +74,7 @@ def toy_meds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_tokens(toy_meds: Path) -> Path:
     """Its token dataset."""
-    prepare_tokens.prepare(toy_meds, toy_meds.parent / "tokens", Recipe("behrt", drop=("MEDS_BIRTH",), min_count=2))
+    prepare_tokens.prepare(toy_meds, toy_meds.parent / "tokens", behrt_recipe(min_count=2))
     return toy_meds.parent / "tokens"
 
 

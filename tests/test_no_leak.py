@@ -9,10 +9,10 @@ import pytest
 
 from ehrjax.data import prepare_tokens, token_dataset
 from ehrjax.ingest import meds, mimic_iv
-from ehrjax.vocab.recipe import Recipe
+from tests.conftest import behrt_recipe
 from tests.ingest import mimic_iv_layout as layout
 
-RECIPE = Recipe("behrt", drop=("MEDS_BIRTH",), min_count=1, min_values=5, min_events=0)
+RECIPE = behrt_recipe(min_values=5, min_events=0)
 
 
 def tokens_of(tables: layout.Tables, folder: Path, fitted_from: Path | None) -> Path:

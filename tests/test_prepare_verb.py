@@ -69,8 +69,8 @@ def test_another_sites_events_take_the_fitted_vocabulary(hospital: Path, toy_tok
         (("tokens", RECIPE, "--input=/nowhere"), "/nowhere"),
         (("tokens", "--input=/nowhere"), "No config was named"),
         (("tokens", "--config=configs/tokens/none.py", "--input=/nowhere"), "does not exist"),
-        (("tokens", RECIPE, "--config.num_bns=4", "--input=/nowhere"), "did you mean 'num_bins'"),
-        (("tokens", RECIPE, "--config.num_bins=-1", "--input=/nowhere"), "num_bins"),
+        (("tokens", RECIPE, "--config.bin_values.num_bns=4", "--input=/nowhere"), "did you mean 'bin_values.num_bins'"),
+        (("tokens", RECIPE, "--config.bin_values.num_bins=-1", "--input=/nowhere"), "num_bins"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.name = "behrt"
-    config.drop = ("MEDS_BIRTH",)
+    config.steps = ("filter_codes", "bin_values", "number_visits", "separate_visits", "start")
+    config.filter_codes = ConfigDict(dict(drop=("MEDS_BIRTH",), keep=()))
+    config.bin_values = ConfigDict(dict(num_bins=10, min_values=50, separate=False))
+    config.number_visits = ConfigDict(dict(gap_hours=24.0))
     config.min_count = 5
-    config.num_bins = 10
-    config.min_values = 50
-    config.visit_gap_hours = 24.0
-    config.start = True
-    config.separate_visits = True
+    config.rare = "unk"
     config.min_events = 1
     return config

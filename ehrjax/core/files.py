@@ -79,6 +79,56 @@ def written_folder(path: str | Path, *, what: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def resumable_folder(path: str | Path, *, what: str, fingerprint: str) -> Iterator[Path]:
+    """Yields a work folder beside `path` that outlives a killed process; on success it becomes `path`.
+
+    What an interrupted run left is found again if its fingerprint is the same, else it is removed first. A run that
+    fails with an error leaves nothing, except where the disk was full.
+
+    Args:
+      path: the folder to write; it may exist only if it is empty.
+      what: what is written, for the messages ("token dataset").
+      fingerprint: of the inputs and settings that the content depends on.
+
+    Raises:
+      InputError: `path` exists and is not an empty folder, another process writes it, or the disk is full.
+    """
+    path = Path(path)
+    refuse_existing(path, what=what)
+    work = path.with_name(f".{path.name}.partial")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise InputError(f"Cannot write the {what} to {path}: {error.strerror}; name another folder.") from error
+    keep = True
+    try:
+        with locked(work, what=f"process that writes the {what}"):
+            mark = work / ".fingerprint"
+            if not mark.is_file() or mark.read_text() != fingerprint:
+                for old in work.iterdir():
+                    if old.name != ".lock":
+                        shutil.rmtree(old) if old.is_dir() else old.unlink()
+                mark.write_text(fingerprint)
+            keep = False
+            yield work
+            mark.unlink()
+            (work / ".lock").unlink()
+            if path.exists():
+                path.rmdir()
+            os.replace(work, path)
+    except OSError as error:
+        full = _full(error, path)
+        keep = full is not None
+        raise (full or error) from error
+    except KeyboardInterrupt:
+        keep = True
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def locked(folder: str | Path, *, what: str) -> Iterator[None]:
     """Holds a folder for this process alone; the system lets go of it when the process ends, however it ends.
 

@@ -2,7 +2,7 @@
 
 dataset.json      version, source, fingerprints, counts, recipe
 vocab.csv         token,str,count,...
-value_bins.json   fitted quantile edges per code
+<step>.json       the table of each fitted step (bin_values.json: quantile edges per code)
 data/<split>/*.arrow
 """
 
@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.ipc
 
@@ -23,7 +22,7 @@ from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import SPLITS
 from ehrjax.vocab import vocabulary as vocabularies
 
-VERSION = 1
+VERSION = 2
 ARROW_SCHEMA = pa.schema(
     [
         pa.field("subject_id", pa.int64(), nullable=False),
@@ -38,13 +37,13 @@ ARROW_SCHEMA = pa.schema(
 RAGGED = ("tokens", "times", "visits", "values")
 
 
-def write_shard(frame: pl.DataFrame, path: Path) -> None:
-    """Writes one file of subjects (columns of ARROW_SCHEMA) as a single record batch."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(ARROW_SCHEMA).combine_chunks()
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, ARROW_SCHEMA) as writer:
-        for batch in table.to_batches():
-            writer.write_batch(batch)
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes subjects (the columns of ARROW_SCHEMA, in any order) as a file of one record batch, atomically."""
+    table = table.select(ARROW_SCHEMA.names).cast(ARROW_SCHEMA).combine_chunks()
+    with files.written_file(path) as temporary:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, ARROW_SCHEMA) as writer:
+            for batch in table.to_batches():
+                writer.write_batch(batch)
 
 
 @dataclass(frozen=True)

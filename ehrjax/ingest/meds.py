@@ -8,12 +8,13 @@ Layout and schema: https://github.com/Medical-Event-Data-Standard/meds. A datase
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehrjax.core import files
@@ -175,8 +176,6 @@ class MedsWriter:
 
 def _write_strings(frame: pl.DataFrame, path: Path) -> None:
     """Writes with plain `string` columns, as MEDS metadata asks (polars exports large_string)."""
-    import pyarrow as pa
-
     table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
     plain = {pa.large_string(): pa.string(), pa.large_list(pa.large_string()): pa.list_(pa.string())}
     fields = [f.with_type(plain.get(f.type, f.type)) for f in table.schema]
@@ -201,6 +200,61 @@ class MedsDataset:
     codes: pl.DataFrame
     metadata: dict
 
+    def count_events(self) -> int:
+        """Rows of all event files, from their footers."""
+        return sum(_parquet(path).metadata.num_rows for path in self.shards)
+
+    def chunks(self, rows: int) -> Iterator[tuple[Path, int, int]]:
+        """Pieces of the event files for `read_chunk`: (file, first row group, one past the last), about `rows` each."""
+        for path in self.shards:
+            metadata = _parquet(path).metadata
+            start = held = 0
+            for group in range(metadata.num_row_groups):
+                held += metadata.row_group(group).num_rows
+                if held >= rows or group + 1 == metadata.num_row_groups:
+                    yield path, start, group + 1
+                    start, held = group + 1, 0
+
+    def read_chunk(self, chunk: tuple[Path, int, int]) -> pl.DataFrame:
+        """The events of the subjects that begin in a piece, whole and in MEDS order.
+
+        A subject that began before the piece belongs to an earlier one; one that goes on behind it is read to its
+        end.
+
+        Raises:
+          InputError: the file is damaged, a column is missing or has an impossible type, or a subject's rows are not
+            together.
+        """
+        path, start, stop = chunk
+        file = _parquet(path)
+        groups = file.metadata.num_row_groups
+        try:
+            frame = self._groups(file, range(start, stop))
+            if start and len(frame):
+                previous = self._groups(file, [start - 1], columns=["subject_id"])
+                frame = frame.filter(pl.col("subject_id") != previous["subject_id"][-1])
+            while stop < groups and len(frame):
+                more = self._groups(file, [stop])
+                rest = more.filter(pl.col("subject_id") == frame["subject_id"][-1])
+                frame = pl.concat([frame, rest])
+                stop += 1
+                if len(rest) < len(more):
+                    break
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"{path} cannot be read as parquet; it is truncated or foreign: write it again."
+            ) from error
+        frame = conform(frame, path)
+        if frame["subject_id"].rle_id().n_unique() != frame["subject_id"].n_unique():
+            raise InputError(f"{path} does not keep each subject's rows together; sort it by subject_id and time.")
+        return frame if _ordered(frame) else order_events(frame)
+
+    @staticmethod
+    def _groups(file: pq.ParquetFile, groups: Iterable[int], columns: list[str] | None = None) -> pl.DataFrame:
+        there = file.schema_arrow.names
+        wanted = [name for name in columns or EVENT_SCHEMA if name in there]
+        return pl.DataFrame(pl.from_arrow(file.read_row_groups(list(groups), columns=wanted)))
+
     def read_shard(self, path: Path) -> pl.DataFrame:
         """The events of one file with exactly the columns of EVENT_SCHEMA, in MEDS order.
 
@@ -214,6 +268,22 @@ class MedsDataset:
                 f"{path} cannot be read as parquet; it is truncated or foreign: write it again."
             ) from error
         return conform(frame, path)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as parquet; it is truncated or foreign: write it again.") from error
+
+
+def _ordered(events: pl.DataFrame) -> bool:
+    """Whether each subject's static rows come first and its other rows in order of time."""
+    subject, time = events["subject_id"], events["time"]
+    same = subject == subject.shift(1)
+    late = time.is_null() & time.shift(1).is_not_null()
+    back = (time < time.shift(1)).fill_null(False)
+    return not bool((same & (late | back)).any())
 
 
 def conform(frame: pl.DataFrame, path: Path) -> pl.DataFrame:

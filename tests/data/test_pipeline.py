@@ -180,7 +180,7 @@ def test_damaged_datasets_are_refused(toy_tokens: Path, tmp_path: Path) -> None:
     old = damaged(toy_tokens, tmp_path / "old")
     info = json.loads((old / "dataset.json").read_text())
     (old / "dataset.json").write_text(json.dumps({**info, "version": 99}))
-    with pytest.raises(InputError, match="version 1"):
+    with pytest.raises(InputError, match="version 2"):
         token_dataset.open_tokens(old)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, refused, run_verb, verb
+from tests.conftest import ROOT, behrt_recipe, refused, run_verb, verb
 
 SMOKE = ("--config=configs/behrt.py:smoke", "--config.report.enabled=False", "--config.tensorboard=False")
 
@@ -84,11 +84,10 @@ def test_another_vocabulary_is_refused(finished: Path, toy_tokens: Path, toy_med
     from ehrjax.core.errors import InputError
     from ehrjax.data import prepare_tokens
     from ehrjax.training import run
-    from ehrjax.vocab.recipe import Recipe
 
     # The same path, prepared anew with other settings while a run on the old tokens exists.
     other = tmp_path / "tokens"
-    prepare_tokens.prepare(toy_meds, other, Recipe("behrt", min_count=9))
+    prepare_tokens.prepare(toy_meds, other, behrt_recipe(drop=(), min_count=9))
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
     saved = json.loads((workdir / "config.json").read_text())
     saved["config"]["data"]["path"] = str(other)

@@ -16,11 +16,11 @@ from ehrjax.data import prepare_tokens, token_dataset
 from ehrjax.ingest import meds
 from ehrjax.vocab import grammar, recipe, vocabulary
 from ehrjax.vocab.grammar import NO_TIME
-from ehrjax.vocab.visits import number_visits
-from tests.conftest import ROOT, write_meds
+from ehrjax.vocab.steps.number_visits import number_visits
+from tests.conftest import ROOT, behrt_recipe, write_meds
 
 HOUR = 3_600_000_000
-RECIPE = recipe.Recipe("behrt", drop=("MEDS_BIRTH",), min_count=2)
+RECIPE = behrt_recipe(min_count=2)
 
 
 def frame(rows: list[tuple]) -> pl.DataFrame:
@@ -144,7 +144,7 @@ def test_nothing_is_fitted_on_tuning_or_held_out(toy_meds: Path, toy_tokens: Pat
     for path in (toy_meds / "metadata").iterdir():
         (changed / "metadata" / path.name).write_bytes(path.read_bytes())
     prepare_tokens.prepare(changed, tmp_path / "tokens", RECIPE)
-    for name in ("vocab.csv", "value_bins.json"):
+    for name in ("vocab.csv", "bin_values.json"):
         assert (tmp_path / "tokens" / name).read_bytes() == (toy_tokens / name).read_bytes()
     for path in sorted((toy_tokens / "data" / "train").iterdir()):
         assert (tmp_path / "tokens" / "data" / "train" / path.name).read_bytes() == path.read_bytes()
@@ -168,7 +168,7 @@ def test_deleting_the_future_leaves_the_past(toy_meds: Path, toy_tokens: Path, t
         prepare_tokens.prepare(
             folder,
             tmp_path / f"tokens{quantile}",
-            recipe.Recipe("behrt", drop=("MEDS_BIRTH",), min_events=0),
+            behrt_recipe(min_events=0),
             fitted_from=toy_tokens,
         )
         for subject_id, subject in read_all(tmp_path / f"tokens{quantile}").items():
@@ -193,7 +193,7 @@ def test_odd_subjects(tmp_path: Path) -> None:
         writer.finish({})
     splits = pl.DataFrame({"subject_id": [1, 2, 3, 4], "split": ["train"] * 4})
     splits.write_parquet(tmp_path / "meds" / "metadata" / "subject_splits.parquet")
-    info = prepare_tokens.prepare(tmp_path / "meds", tmp_path / "tokens", recipe.Recipe("behrt"))
+    info = prepare_tokens.prepare(tmp_path / "meds", tmp_path / "tokens", behrt_recipe(drop=()))
     assert info["splits"]["train"]["subjects"] == 3 and info["splits"]["train"]["subjects_set_aside"] == 1
     subjects = read_all(tmp_path / "tokens")
     words = token_dataset.open_tokens(tmp_path / "tokens").vocabulary
@@ -233,14 +233,19 @@ def test_the_config_is_the_recipe_of_the_embedded_data() -> None:
     ("change", "message"),
     [
         ({"min_count": 0}, "recipe.min_count is 0"),
-        ({"drop": ("(",)}, "no regular expression"),
-        ({"visit_gap_hours": 0.0}, "must be positive"),
+        ({"rare": "forget"}, "choose unk or drop"),
+        ({"filter_codes": {"drop": ("(",)}}, "no regular expression"),
+        ({"number_visits": {"gap_hours": 0.0}}, "must be positive"),
+        ({"bin_values": {"num_bin": 3}}, "did you mean recipe.bin_values.num_bins"),
+        ({"bin_valeus": {"num_bins": 3}}, "did you mean bin_values"),
         ({"min_cuont": 3}, "did you mean recipe.min_count"),
+        ({"steps": ("filter_codes", "bin_value")}, "did you mean 'bin_values'"),
+        ({"steps": ("start", "start")}, "lists a step twice"),
     ],
 )
 def test_bad_recipes(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        recipe.from_config({"name": "behrt", **change})
+        grammar.bind(recipe.from_config({"name": "behrt", **change}))
 
 
 def test_bad_meds(toy_meds: Path, tmp_path: Path) -> None:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
+from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import VISIT_COLUMN
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ends a visit.
+
+    Attributes:
+      gap_hours: an event without a visit id starts a new visit after a gap longer than this.
+    """
+
+    gap_hours: float = 24.0
+
+    def __post_init__(self) -> None:
+        if self.gap_hours <= 0:
+            raise InputError(f"recipe.number_visits.gap_hours is {self.gap_hours}; it must be positive.")
+
+
+def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.DataFrame:
+    """Adds `visit` (`number_visits`)."""
+    return number_visits(events, gap_hours=settings.gap_hours)
 
 
 def number_visits(events: pl.DataFrame, *, gap_hours: float) -> pl.DataFrame:

@@ -9,7 +9,10 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehrjax.vocab import value_bins
+from ehrjax.data import token_stages
+from ehrjax.vocab import grammar
+from ehrjax.vocab.recipe import Recipe
+from ehrjax.vocab.steps import bin_values
 
 values = st.lists(st.floats(-100, 100, width=32) | st.sampled_from([0.0, 1.0, 1.5]), min_size=1, max_size=200)
 
@@ -21,8 +24,19 @@ def events(code: str, numbers: list) -> pl.DataFrame:
     )
 
 
+STEP = grammar.bind(Recipe(steps=("bin_values",)))[0]
+
+
+def counted(frame: pl.DataFrame) -> pl.DataFrame:
+    return bin_values.count(frame, STEP.settings)
+
+
+def merged(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    return token_stages.add(parts, STEP)
+
+
 def fit(frame: pl.DataFrame, bins: int) -> pl.DataFrame:
-    return value_bins.fit_breaks(value_bins.merge_counts([value_bins.count_values(frame)]), num_bins=bins, min_values=1)
+    return bin_values.fit_breaks(merged([counted(frame)]), num_bins=bins, min_values=1)
 
 
 @given(values, st.integers(1, 12))
@@ -40,17 +54,17 @@ def test_edges_are_the_quantiles_of_the_definition(numbers: list, bins: int) -> 
 @given(values, st.integers(1, 12), st.integers(0, 199))
 def test_shards_merge_exactly(numbers: list, bins: int, cut: int) -> None:
     whole = events("LAB", numbers)
-    parts = [value_bins.count_values(whole[:cut]), value_bins.count_values(whole[cut:])]
+    parts = [counted(whole[:cut]), counted(whole[cut:])]
     for order in (parts, parts[::-1]):
-        merged = value_bins.fit_breaks(value_bins.merge_counts(order), num_bins=bins, min_values=1)
-        assert merged.equals(fit(whole, bins))
+        breaks = bin_values.fit_breaks(merged(order), num_bins=bins, min_values=1)
+        assert breaks.equals(fit(whole, bins))
 
 
 @given(values, st.integers(1, 12))
 def test_no_bin_is_empty_and_order_is_kept(numbers: list, bins: int) -> None:
     frame = events("LAB", numbers)
     breaks = fit(frame, bins)
-    assigned = value_bins.assign_bins(frame, breaks).to_numpy()
+    assigned = bin_values.assign_bins(frame, breaks).to_numpy()
     assert set(assigned) == set(range(1, len(breaks["breaks"][0]) + 2))
     order = np.argsort(np.asarray(numbers, np.float32), kind="stable")
     assert (np.diff(assigned[order]) >= 0).all()
@@ -64,16 +78,16 @@ def test_missing_infinite_and_unknown_values() -> None:
     frame = pl.concat(
         [events("LAB", [None, math.nan, -math.inf, math.inf, -50.0, 50.0, 2.0]), events("OTHER", [2.0, None])]
     )
-    assert value_bins.assign_bins(frame, breaks).to_list() == [None, None, 1, 4, 1, 4, 2, None, None]
-    assert len(value_bins.count_values(events("LAB", [None, math.nan, math.inf, 1.0]))) == 1
+    assert bin_values.assign_bins(frame, breaks).to_list() == [None, None, 1, 4, 1, 4, 2, None, None]
+    assert len(counted(events("LAB", [None, math.nan, math.inf, 1.0]))) == 1
 
 
 def test_rare_codes_are_not_binned() -> None:
     frame = pl.concat([events("COMMON", list(range(60))), events("RARE", list(range(10)))])
-    counts = value_bins.merge_counts([value_bins.count_values(frame)])
-    assert value_bins.fit_breaks(counts, num_bins=10, min_values=50)["code"].to_list() == ["COMMON"]
+    counts = merged([counted(frame)])
+    assert bin_values.fit_breaks(counts, num_bins=10, min_values=50)["code"].to_list() == ["COMMON"]
 
 
 def test_bounds_name_what_a_bin_holds() -> None:
     breaks = fit(events("LAB", [1.0, 2.0, 3.0, 4.0]), 2)
-    assert value_bins.bounds(breaks) == {"LAB": [(1.0, 2.0), (2.0, 4.0)]}
+    assert bin_values.bounds(breaks) == {"LAB": [(1.0, 2.0), (2.0, 4.0)]}

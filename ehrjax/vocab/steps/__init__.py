@@ -1,0 +1,10 @@
+"""The steps of token grammars, one a module, found by the module's name.
+
+A step defines `Settings` (a frozen dataclass; what is wrong raises InputError) and
+`apply(events, settings, fitted) -> events`, a pure function of whole subjects in order. Columns: subject_id, time,
+code, numeric_value, text_value, visit_id, and what steps add: `bin` and `str` (the token; null: the code itself),
+`visit`. A step that is fitted also defines `KEYS`, `count(events, settings)` (KEYS and an integer `count`, added up
+over the train split), `fit(counts, settings)` and `FITTED`, the schema of the table that `fit` returns; `apply` gets
+that table. `needs(settings)` says what of the times it uses, 'order' (default), 'intervals' or 'dates'; a source
+whose times are not good for that is refused.
+"""

@@ -1,0 +1,57 @@
+"""Leaves out events by their code."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import polars as pl
+
+from ehrjax.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Regular expressions that match a code from its start.
+
+    Attributes:
+      drop: events whose code matches one are left out.
+      keep: if any, only events whose code matches one stay.
+    """
+
+    drop: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("drop", "keep"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            for pattern in getattr(self, name):
+                check_pattern(pattern, f"filter_codes.{name}")
+
+
+def check_pattern(pattern: str, where: str) -> None:
+    """Raises InputError, naming `where`, for what is no regular expression."""
+    try:
+        re.compile(pattern)
+        pl.Series([""]).str.contains(pattern)
+    except (re.error, pl.exceptions.PolarsError) as error:
+        raise InputError(f"recipe.{where} holds {pattern!r}, which is no regular expression: {error}.") from error
+
+
+def matches(patterns: tuple[str, ...]) -> pl.Expr:
+    """Whether a code matches one of the patterns from its start."""
+    joined = "|".join(f"(?:{pattern})" for pattern in patterns)
+    return pl.col("code").str.contains(f"^(?:{joined})")
+
+
+def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.DataFrame:
+    """Leaves out events by their code."""
+    if not settings.drop and not settings.keep:
+        return events
+    # Patterns are tried once a code, not once an event.
+    codes = events.select(pl.col("code").unique())
+    if settings.drop:
+        codes = codes.filter(~matches(settings.drop))
+    if settings.keep:
+        codes = codes.filter(matches(settings.keep))
+    return events.join(codes, on="code", how="semi", maintain_order="left")
