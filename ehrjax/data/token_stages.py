@@ -21,7 +21,6 @@ from ehrjax.ingest.meds import SPLITS, TRAIN
 from ehrjax.vocab import grammar
 from ehrjax.vocab import vocabulary as vocabularies
 from ehrjax.vocab.recipe import SPECIALS, Recipe
-from ehrjax.vocab.step_rows import TOKEN
 
 SHARD_EVENTS = 4_000_000
 RAGGED = ("tokens", "times", "visits", "values")
@@ -93,22 +92,37 @@ def tokenize(
     rows = grammar.apply(events.drop("split"), tuple(steps), fitted)
     timed = pl.col("time").is_not_null().sum().over("subject_id")
     rows = rows.filter(timed >= recipe.min_events) if recipe.min_events else rows
-    rows = rows.with_columns(pl.coalesce(TOKEN, "code").alias(TOKEN))
-    encoded = pc.dictionary_encode(rows[TOKEN].to_arrow())
-    ids = encoded.indices.to_numpy() if len(encoded) else np.zeros(0, np.int32)
+    ids, names = _number(rows)
     subjects = grammar.gather_subjects(rows.with_columns(pl.Series("token", ids, pl.Int32)), births)
     subjects = subjects.join(splits, on="subject_id", how="left", maintain_order="left")
 
-    first = np.full(len(encoded.dictionary), -1, np.int64)
-    first[ids[::-1]] = np.arange(len(ids))[::-1]
     train = rows.select("subject_id").join(
         splits.filter(pl.col("split") == TRAIN), on="subject_id", how="left", maintain_order="left"
     )["split"]
-    counts = np.bincount(ids[train.is_not_null().to_numpy()], minlength=len(first))
-    names = rows[first].select(TOKEN, "code", "bin").with_columns(pl.Series("count", counts, pl.Int64))
+    counts = np.bincount(ids[train.is_not_null().to_numpy()], minlength=len(names))
+    names = names.with_columns(pl.Series("count", counts, pl.Int64))
     before = Counter(splits["split"].to_list())
     before.subtract(subjects["split"].to_list())
     return Piece(subjects, names.cast(NAMES_SCHEMA), {split: before[split] for split in SPLITS})
+
+
+def _number(rows: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
+    """Numbers the tokens of a piece: [N] int32, and str, code, bin of each number."""
+    encoded = pc.dictionary_encode(rows["code"].to_arrow())
+    bins = rows["bin"].fill_null(0).to_numpy()
+    width = int(bins.max(initial=0)) + 1
+    # Few codes times few bins: which of the pairs occur is a table, not a sort.
+    pairs = encoded.indices.to_numpy().astype(np.int64) * width + bins
+    number = np.cumsum(np.bincount(pairs, minlength=len(encoded.dictionary) * width) > 0, dtype=np.int32) - 1
+    found = np.flatnonzero(np.diff(number, prepend=-1))
+    names = pl.DataFrame(
+        {
+            "code": pl.Series(encoded.dictionary.to_pylist(), dtype=pl.String)[found // width],
+            "bin": pl.Series(found % width, dtype=pl.Int32).replace(0, None),
+        }
+    )
+    with_bin = pl.when(pl.col("bin").is_null()).then("code").otherwise(pl.format("{}//Q{}", "code", "bin"))
+    return number[pairs] if len(pairs) else np.zeros(0, np.int32), names.select(with_bin.alias("str"), "code", "bin")
 
 
 def vocabulary_of(
@@ -159,19 +173,22 @@ def finish(
         flat = lookup[tokens.values.to_numpy()[tokens.offsets[0].as_py() : tokens.offsets[-1].as_py()]]
         frames.append(_with_tokens(table, flat))
     whole = pa.concat_tables(frames).combine_chunks()
-    order = np.argsort(whole["subject_id"].to_numpy(), kind="stable")
-    whole = whole.take(order)
+    split = whole["split"].to_numpy()
+    place = np.select([split == name for name in SPLITS], range(len(SPLITS)), len(SPLITS))
+    order = np.lexsort((whole["subject_id"].to_numpy(), place))
+    if (np.diff(order) != 1).any():
+        whole, place = whole.take(order).combine_chunks(), place[order]
     tables, counts = {}, {}
-    for split in SPLITS:
-        mine = whole.filter(pc.equal(whole["split"], split)).drop_columns(["split"]).combine_chunks()
-        if not len(mine):
+    for number, name in enumerate(SPLITS):
+        first, last = np.searchsorted(place, [number, number + 1])
+        if first == last:
             continue
-        tokens = mine["tokens"].combine_chunks().flatten().to_numpy()
-        events = tokens >= len(SPECIALS)
-        unknown = tokens == vocabulary.unk
-        tables[split] = mine
-        counts[split] = Counter(
-            subjects=len(mine),
+        tables[name] = whole.slice(first, last - first).drop_columns(["split"])
+        column = tables[name]["tokens"].combine_chunks()
+        tokens = column.flatten().to_numpy()
+        events, unknown = tokens >= len(SPECIALS), tokens == vocabulary.unk
+        counts[name] = Counter(
+            subjects=int(last - first),
             tokens=len(tokens),
             events=int(np.count_nonzero(events | unknown)),
             known=int(np.count_nonzero(events)),

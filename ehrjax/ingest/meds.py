@@ -216,7 +216,7 @@ class MedsDataset:
                     start, held = group + 1, 0
 
     def read_chunk(self, chunk: tuple[Path, int, int]) -> pl.DataFrame:
-        """The events of the subjects that begin in a piece, whole and in MEDS order.
+        """The events of the subjects that begin in a piece, whole and in MEDS order, their texts left out (null).
 
         A subject that began before the piece belongs to an earlier one; one that goes on behind it is read to its
         end.
@@ -252,7 +252,7 @@ class MedsDataset:
     @staticmethod
     def _groups(file: pq.ParquetFile, groups: Iterable[int], columns: list[str] | None = None) -> pl.DataFrame:
         there = file.schema_arrow.names
-        wanted = [name for name in columns or EVENT_SCHEMA if name in there]
+        wanted = [name for name in columns or EVENT_SCHEMA if name in there and name != "text_value"]
         return pl.DataFrame(pl.from_arrow(file.read_row_groups(list(groups), columns=wanted)))
 
     def read_shard(self, path: Path) -> pl.DataFrame:

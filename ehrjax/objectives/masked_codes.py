@@ -71,12 +71,12 @@ class Objective:
         """The most positions that can be chosen in a row of `length` tokens and `segments` segments."""
         return max(1, min(length, int(self.config.mask_rate * length + 0.5 * min(segments, length) + 1e-6)))
 
-    def prepare(self, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
+    def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
         """The batch with `tokens` replaced at the chosen positions, and where and what these were.
 
         In each segment exactly `round(mask_rate * n)` of its n codes (tokens that are not specials) are
-        chosen, with Python's `round` (half to even), whatever else is in the row. Adds, each [B, M] with a
-        static M: `target_index` (in the row, ascending), `target_tokens` and `target_weights` (float32: 1, or
+        chosen, with Python's `round` (half to even), whatever else is in the row. For evaluation all of them
+        show [MASK]: a code left in its place would give the model the answer. Adds, each [B, M] with a static M: `target_index` (in the row, ascending), `target_tokens` and `target_weights` (float32: 1, or
         0 where there is no target).
         """
         tokens, segment_ids = batch["tokens"], batch["segment_ids"]
@@ -92,7 +92,7 @@ class Objective:
         draw = rng.bits(rng.words(jax.random.fold_in(key, 1)), index.shape).astype(jnp.float32) / 2.0**32
         code = rng.bits(rng.words(jax.random.fold_in(key, 2)), index.shape)
         code = (code % jnp.uint32(self.vocab_size - self.num_specials)).astype(jnp.int32) + self.num_specials
-        mask_share, random_share = self.config.mask_share, self.config.random_share
+        mask_share, random_share = (1.0, 0.0) if evaluate else (self.config.mask_share, self.config.random_share)
         shown = jnp.where(draw < mask_share + random_share, code, target_tokens)
         shown = jnp.where(draw < mask_share, self.mask_id, shown).astype(tokens.dtype)
         # index == length where there is no target: out of bounds, so dropped.

@@ -103,7 +103,7 @@ def make_eval_step(model: Any, objective: Any) -> Callable[[Any, Batch, Array], 
     head_apply = _head_apply(objective)
 
     def evaluate(params: Any, batch: Batch, key: Array) -> tuple[Batch, Metrics, Metrics]:
-        batch = objective.prepare(batch, key)
+        batch = objective.prepare(batch, key, evaluate=True)
         outputs = model.apply({"params": params["model"]}, batch, deterministic=True)
         total, weight, sums = objective.loss(head_apply, params["head"], outputs, batch)
         predictions = objective.predictions(head_apply, params["head"], outputs, batch)

@@ -15,7 +15,7 @@ from ehrjax.core import plugins
 from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import BIRTH
 from ehrjax.vocab.recipe import Recipe
-from ehrjax.vocab.step_rows import TOKEN
+from ehrjax.vocab.step_rows import ADDED
 
 # The time of static tokens: numpy's NaT, the smallest int64.
 NO_TIME = np.iinfo(np.int64).min
@@ -88,12 +88,12 @@ def apply(events: pl.DataFrame, steps: tuple[Step, ...], fitted: Mapping[str, pl
     """Applies steps in order.
 
     Args:
-      events: whole subjects in MEDS order, the columns of `meds.EVENT_SCHEMA`.
+      events: whole subjects in MEDS order: the columns of `meds.EVENT_SCHEMA`, texts apart.
       steps: some or all steps of a grammar.
       fitted: label -> fitted table of those that are fitted.
     """
     events = events.with_columns(
-        pl.lit(None, pl.String).alias(TOKEN), pl.lit(None, pl.Int32).alias("bin"), pl.lit(0, pl.Int32).alias("visit")
+        pl.lit(False).alias(ADDED), pl.lit(None, pl.Int32).alias("bin"), pl.lit(0, pl.Int32).alias("visit")
     )
     for step in steps:
         events = step.module.apply(events, step.settings, fitted.get(step.label))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
-# Set by a step; null means the code itself.
-TOKEN = "str"
+# True on rows that a step added.
+ADDED = "added"
 AT = "_at"
+_KEY = "_key"
+# Places before, at and behind a row.
+_PLACES = 16
 
 
 def beside(events: pl.DataFrame, where: pl.Expr | pl.Series) -> pl.DataFrame:
-    """Copies of the rows where `where` is true, without value or text, with their row number in `_at`."""
+    """Copies of the rows where `where` is true, without value, with their row number in `_at`."""
     return _bare(events.with_row_index(AT).filter(where))
 
 
@@ -22,39 +27,36 @@ def at_rows(events: pl.DataFrame, rows: pl.Series) -> pl.DataFrame:
 def _bare(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(
         pl.lit(None, pl.Float32).alias("numeric_value"),
-        pl.lit(None, pl.String).alias("text_value"),
         pl.lit(None, pl.Int32).alias("bin"),
     )
 
 
-def added() -> pl.Expr:
-    """True on rows that a step added (`named`): the token is the whole code."""
-    return (pl.col(TOKEN) == pl.col("code")).fill_null(False)
-
-
 def named(rows: pl.DataFrame, token: str | pl.Expr) -> pl.DataFrame:
-    """The rows as the token `token`."""
+    """The rows as the added token `token`."""
     token = pl.lit(token) if isinstance(token, str) else token
-    return rows.with_columns(token.alias("code"), token.alias(TOKEN))
+    return rows.with_columns(token.alias("code"), pl.lit(True).alias(ADDED))
 
 
-def inserted(events: pl.DataFrame, *, before: list[pl.DataFrame] = (), after: list[pl.DataFrame] = ()) -> pl.DataFrame:
+def inserted(
+    events: pl.DataFrame, *, before: Sequence[pl.DataFrame] = (), after: Sequence[pl.DataFrame] = ()
+) -> pl.DataFrame:
     """Puts added rows beside the rows they were made from (`_at`).
 
     Args:
       events: the rows.
-      before: frames made by `beside`; where several stand before one row, in the order given.
+      before: frames made by `beside`, in the order of their rows; where several stand before one row, in the order
+        given.
       after: likewise behind their rows.
     """
-    place = "_place"
-    frames = [events.with_row_index(AT).with_columns(pl.lit(0, pl.Int16).alias(place))]
-    for i, frame in enumerate(before):
-        frames.append(frame.with_columns(pl.lit(i - len(before), pl.Int16).alias(place)))
-    for i, frame in enumerate(after):
-        frames.append(frame.with_columns(pl.lit(i + 1, pl.Int16).alias(place)))
-    columns = frames[0].columns
-    whole = pl.concat([frame.select(columns) for frame in frames])
-    return whole.sort(AT, place, maintain_order=True).drop(AT, place)
+    place = pl.int_range(pl.len(), dtype=pl.Int64) * _PLACES + _PLACES // 2
+    whole = events.with_columns(place.alias(_KEY))
+    columns = whole.columns
+    places = [*range(-len(before), 0), *range(1, len(after) + 1)]
+    for frame, at in zip((*before, *after), places):
+        key = pl.col(AT).cast(pl.Int64) * _PLACES + _PLACES // 2 + at
+        # Both are in order already, so they are merged, not sorted.
+        whole = whole.merge_sorted(frame.with_columns(key.alias(_KEY)).select(columns), key=_KEY)
+    return whole.drop(_KEY)
 
 
 def first_of_subject() -> pl.Expr:

@@ -199,7 +199,7 @@ def test_measure_equals_a_direct_computation(smoke: SimpleNamespace) -> None:
     head = smoke.parts.objective.head()
     correct = losses = count = 0
     for host, device, key in smoke.batches:
-        prepared = smoke.parts.objective.prepare(device, key)
+        prepared = smoke.parts.objective.prepare(device, key, evaluate=True)
         outputs = smoke.parts.model.apply({"params": smoke.params["model"]}, prepared, deterministic=True)
         logits = head.apply({"params": smoke.params["head"]}, outputs["hidden"], outputs["table"])
         log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
@@ -249,3 +249,160 @@ def test_the_same_positions_are_hidden_each_time(smoke: SimpleNamespace) -> None
         for _ in range(2)
     ]
     assert all(np.array_equal(a, b) for a, b in zip(*draws))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, SIZE - 1), max_size=30), max_size=3))
+def test_the_train_order_breaks_ties_by_token_and_adds_shards(shards: list[list[int]]) -> None:
+    split = SimpleNamespace(shards=[SimpleNamespace(columns={"tokens": np.array(s, np.int32)}) for s in shards])
+    vocabulary = Vocabulary(pl.DataFrame({"token": range(SIZE), "str": [str(i) for i in range(SIZE)]}))
+    counts = Counter(token for shard in shards for token in shard)
+    expected = sorted(range(SPECIALS, SIZE), key=lambda code: (-counts[code], code))
+    assert accuracy.train_order(split, vocabulary).tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(windows(), min_size=1, max_size=3), min_size=1, max_size=3), st.integers(0, 10_000))
+def test_collect_equals_a_loop_over_targets(rows: list[list[tuple]], seed: int) -> None:
+    """Several windows a row, subjects in several rows; hidden positions show [MASK], another code or the truth."""
+    rng = np.random.default_rng(seed)
+    order, length, most = rows[0][0][2], 64, 24
+    families = np.array(["special"] * SPECIALS + ["B"] * 4 + ["A"] * (SIZE - SPECIALS - 4))
+    vocabulary = Vocabulary(
+        pl.DataFrame({"token": range(SIZE), "str": [str(i) for i in range(SIZE)], "family": families})
+    )
+    subjects = np.array([40, 7, 19])
+    shape = (len(rows), most * 3)
+    prepared = {
+        "tokens": np.zeros((len(rows), length), np.int32),
+        "target_index": np.zeros(shape, np.int32),
+        "target_tokens": np.zeros(shape, np.int32),
+        "target_weights": np.zeros(shape, np.float32),
+    }
+    host = {"segment_ids": np.zeros((len(rows), length), np.int32), "subject_id": np.full((len(rows), 3), -1)}
+    predictions = {"rank": rng.integers(0, 12, shape), "loss": rng.random(shape).astype(np.float32)}
+    hits = {(s, f, m, k): 0 for s in subjects for f in "AB" for m in range(4) for k in accuracy.TOP}
+    weights, losses = Counter(), Counter()
+    for row, parts in enumerate(rows):
+        start = target = 0
+        for segment, (tokens, hidden, _) in enumerate(parts, start=1):
+            subject = int(rng.choice(subjects))
+            host["subject_id"][row, segment - 1] = subject
+            host["segment_ids"][row, start : start + len(tokens)] = segment
+            said = np.stack([np.full(len(tokens), 4), rng.integers(SPECIALS, SIZE, len(tokens)), tokens])
+            shown = np.where(hidden, said[rng.integers(0, 3, len(tokens)), np.arange(len(tokens))], tokens)
+            prepared["tokens"][row, start : start + len(tokens)] = shown
+            usable = ~hidden & (tokens >= SPECIALS)
+            for place in np.flatnonzero(hidden):
+                truth = int(tokens[place])
+                prepared["target_index"][row, target] = start + place
+                prepared["target_tokens"][row, target] = truth
+                prepared["target_weights"][row, target] = 1
+                ranks = (
+                    predictions["rank"][row, target],
+                    ranking([], order).index(truth),
+                    slow_subject(tokens, usable, order).index(truth),
+                    slow_neighbour(tokens, usable, place, order).index(truth),
+                )
+                for m, rank in enumerate(ranks):
+                    for k in accuracy.TOP:
+                        hits[subject, families[truth], m, k] += rank < k
+                weights[subject, families[truth]] += 1
+                losses[subject] += float(predictions["loss"][row, target])
+                target += 1
+            start += len(tokens)
+
+    class Batches:
+        split = SimpleNamespace(subject_ids=subjects)
+
+        def __iter__(self) -> object:
+            return iter([(host, {}, None)])
+
+    sums = accuracy.collect(Batches(), lambda *_: (prepared, {}, predictions), None, vocabulary, order)
+    names, _ = vocabulary.families
+    for i, subject in enumerate(subjects):
+        assert sums["loss"][i] == pytest.approx(losses[subject], rel=1e-5)
+        for family in "AB":
+            f = names.index(family)
+            assert sums["weights"][i, f] == weights[subject, family]
+            for m in range(4):
+                for j, k in enumerate(accuracy.TOP):
+                    assert sums["hits"][i, f, m, j] == hits[subject, family, m, k]
+    assert not sums["weights"][:, names.index("special")].any()
+
+
+def test_measure_equals_each_window_alone(smoke: SimpleNamespace) -> None:
+    """Every window in a row of its own: what is packed beside it changes neither its ranks nor its loss."""
+    measured = accuracy.measure(
+        smoke.batches, smoke.dataset.split("train"), smoke.evaluate, smoke.params, smoke.dataset.vocabulary
+    )
+    head, model = smoke.parts.objective.head(), smoke.parts.model
+
+    @jax.jit
+    def log_likelihoods(params: dict, batch: dict) -> jax.Array:
+        outputs = model.apply({"params": params["model"]}, batch, deterministic=True)
+        logits = head.apply({"params": params["head"]}, outputs["hidden"], outputs["table"])
+        return jax.nn.log_softmax(logits)
+
+    correct = losses = count = several = 0
+    for host, device, key in smoke.batches:
+        prepared = jax.device_get(smoke.parts.objective.prepare(device, key, evaluate=True))
+        fields = {name: np.asarray(device[name]) for name in smoke.parts.fields}
+        fields["tokens"] = prepared["tokens"]
+        rows, asked = [], []
+        for row in range(len(prepared["tokens"])):
+            segments = host["segment_ids"][row]
+            index = prepared["target_index"][row][prepared["target_weights"][row] > 0]
+            several += segments.max() > 1
+            for segment in range(1, segments.max() + 1):
+                span = np.flatnonzero(segments == segment)
+                alone = {}
+                for name, array in fields.items():
+                    if array.shape == host["tokens"].shape:
+                        alone[name] = np.zeros_like(array[row])
+                        alone[name][: len(span)] = array[row, span]
+                    else:  # one entry a window: an index in the row
+                        alone[name] = np.full_like(array[row], -1)
+                        alone[name][0] = array[row, segment - 1] - span[0]
+                alone["segment_ids"] = (np.arange(len(segments)) < len(span)).astype(np.int32)
+                rows.append(alone)
+                asked.append([(place - span[0], host["tokens"][row, place]) for place in index if place in span])
+        batch = {name: np.stack([alone[name] for alone in rows]) for name in rows[0]}
+        padded = -(-len(rows) // 32) * 32
+        batch = {name: np.resize(array, (padded, *array.shape[1:])) for name, array in batch.items()}
+        log_p = np.asarray(log_likelihoods(smoke.params, batch), np.float64)
+        for i, pairs in enumerate(asked):
+            for place, truth in pairs:
+                correct += log_p[i, place].argmax() == truth
+                losses -= log_p[i, place, truth]
+                count += 1
+    assert several, "some rows must hold several windows"
+    assert measured["targets"] == count
+    assert measured["overall"]["model_top1"]["value"] == pytest.approx(correct / count, abs=1e-9)
+    assert measured["loss"]["value"] == pytest.approx(losses / count, abs=1e-4)
+
+
+def test_the_evaluator_and_the_report_agree(smoke: SimpleNamespace) -> None:
+    measured = accuracy.measure(
+        smoke.batches, smoke.dataset.split("train"), smoke.evaluate, smoke.params, smoke.dataset.vocabulary
+    )
+    logged = tuning.TuningLoss(smoke.batches, smoke.evaluate)(smoke.params)
+    assert logged["tuning_loss"] == pytest.approx(measured["loss"]["value"], rel=1e-5)
+    for k in accuracy.TOP:
+        assert logged[f"tuning_top{k}"] == pytest.approx(measured["overall"][f"model_top{k}"]["value"], abs=1e-6)
+
+
+def test_copying_what_stands_at_a_hidden_position_names_nothing(smoke: SimpleNamespace) -> None:
+    """The model sees no more than the baselines: the true code does not stand where it is asked for."""
+
+    def copying(params: object, device: dict, key: jax.Array) -> tuple:
+        prepared, sums, predictions = jax.device_get(smoke.evaluate(params, device, key))
+        shown = np.take_along_axis(prepared["tokens"], prepared["target_index"], axis=1)
+        rank = np.where(shown == prepared["target_tokens"], 0, len(smoke.dataset.vocabulary))
+        return prepared, sums, {**predictions, "rank": rank}
+
+    overall = accuracy.measure(
+        smoke.batches, smoke.dataset.split("train"), copying, smoke.params, smoke.dataset.vocabulary
+    )["overall"]
+    # A replacement drawn at random is the true code now and then; one in fifty is far more than that.
+    assert overall["model_top1"]["value"] < 0.02

@@ -216,3 +216,21 @@ def test_bad_settings():
     one = objective(tied=True)
     with pytest.raises(InputError, match="embedding_dim equals its hidden_dim"):
         one.head().init(rng.key_for(0, "head"), jnp.ones((1, 1, 16)), jnp.ones((VOCABULARY, 8)))
+
+
+def test_evaluation_shows_nothing_of_what_it_asks_for() -> None:
+    """The same positions as in training with this key, all of them [MASK]."""
+    rng_ = np.random.default_rng(0)
+    tokens = jnp.asarray(rng_.integers(5, 40, (4, 64)), jnp.int32)
+    batch = {"tokens": tokens, "segment_ids": jnp.ones((4, 64), jnp.int32), "anchors": jnp.zeros((4, 1), jnp.int32)}
+    objective = masked_codes.Objective(masked_codes.Config(), vocab_size=40, num_specials=5, mask_id=4)
+    key = jax.random.key(7)
+    train, shown = objective.prepare(batch, key), objective.prepare(batch, key, evaluate=True)
+    for name in ("target_index", "target_tokens", "target_weights"):
+        assert np.array_equal(train[name], shown[name])
+    hidden = np.zeros((4, 64), bool)
+    for row in range(4):
+        hidden[row, np.asarray(shown["target_index"])[row][np.asarray(shown["target_weights"])[row] > 0]] = True
+    assert (np.asarray(shown["tokens"])[hidden] == 4).all()
+    assert np.array_equal(np.asarray(shown["tokens"])[~hidden], np.asarray(tokens)[~hidden])
+    assert (np.asarray(train["tokens"])[hidden] != 4).any(), "in training some stay or change"

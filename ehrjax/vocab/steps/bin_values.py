@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from ehrjax.core.errors import InputError
-from ehrjax.vocab.step_rows import TOKEN, beside, inserted, named
+from ehrjax.vocab.step_rows import beside, inserted, named
 
 KEYS = {"code": pl.String, "value": pl.Float32}
 FITTED = {"code": pl.String, "breaks": pl.List(pl.Float32), "low": pl.Float32, "high": pl.Float32}
@@ -55,14 +55,13 @@ def fit(counts: pl.DataFrame, settings: Settings) -> pl.DataFrame:
 
 
 def apply(events: pl.DataFrame, settings: Settings, fitted: pl.DataFrame) -> pl.DataFrame:
-    """Names each event with a value after its bin, or puts the bin's token behind it."""
+    """Gives each event with a value its bin, as part of its token or as a token behind it."""
     events = events.with_columns(assign_bins(events, fitted))
-    has_bin = pl.col("bin").is_not_null()
-    if settings.separate:
-        bins = beside(events, has_bin)
-        bins = named(bins, pl.format("Q{}", pl.lit(events["bin"].drop_nulls())))
-        return inserted(events.with_columns(pl.lit(None, pl.Int32).alias("bin")), after=[bins])
-    return events.with_columns(pl.when(has_bin).then(pl.format("{}//Q{}", "code", "bin")).otherwise(TOKEN).alias(TOKEN))
+    if not settings.separate:
+        return events
+    bins = beside(events, pl.col("bin").is_not_null())
+    bins = named(bins, pl.format("Q{}", pl.lit(events["bin"].drop_nulls())))
+    return inserted(events.with_columns(pl.lit(None, pl.Int32).alias("bin")), after=[bins])
 
 
 def fit_breaks(counts: pl.DataFrame, *, num_bins: int, min_values: int) -> pl.DataFrame:

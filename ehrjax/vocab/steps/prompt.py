@@ -8,7 +8,7 @@ import polars as pl
 
 from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import BIRTH
-from ehrjax.vocab.step_rows import TOKEN, beside, first_timed, inserted, named
+from ehrjax.vocab.step_rows import ADDED, beside, first_timed, inserted, named
 from ehrjax.vocab.steps.filter_codes import check_pattern, matches
 
 _DAY_OF_YEAR = 365.25
@@ -76,6 +76,6 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
         for part in parts
     ]
     # What was taken into the prompt is not said twice.
-    taken = pl.col("time").is_null() & pl.col(TOKEN).is_null()
+    taken = pl.col("time").is_null() & ~pl.col(ADDED)
     whole = inserted(rows, before=prompt)
     return whole.filter(~(taken & matches(settings.static))) if settings.static else whole

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from ehrjax.core.errors import InputError
-from ehrjax.vocab.step_rows import TOKEN, beside, inserted, named
+from ehrjax.vocab.step_rows import beside, inserted, named
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,4 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
         after.append(named(rows, pl.concat_str(pl.lit(f"{start}{name}//"), part)))
         at += length or 0
     head = pl.concat_str(pl.lit(start), rest.str.slice(0, settings.lengths[0]))
-    first = events.with_columns(pl.when(mine).then(head).otherwise("code").alias("code"))
-    return inserted(first.with_columns(pl.when(mine).then(None).otherwise(TOKEN).alias(TOKEN)), after=after)
+    return inserted(events.with_columns(pl.when(mine).then(head).otherwise("code").alias("code")), after=after)

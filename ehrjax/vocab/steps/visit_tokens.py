@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ehrjax.vocab.step_rows import AT, added, at_rows, inserted, named
+from ehrjax.vocab.step_rows import ADDED, AT, at_rows, inserted, named
 from ehrjax.vocab.steps.filter_codes import check_pattern, matches
 
 START, END = "[VS]", "[VE]"
@@ -38,7 +38,7 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
     """
     rows = events.with_row_index(AT)
     # Between visits may stand tokens that were added before (time tokens): they stay between [VE] and [VS].
-    real = rows.filter((pl.col("visit") >= 0) & pl.col("time").is_not_null() & ~added())
+    real = rows.filter((pl.col("visit") >= 0) & pl.col("time").is_not_null() & ~pl.col(ADDED))
     same = (pl.col("subject_id") == pl.col("subject_id").shift(1)).fill_null(False)
     real = real.with_columns(
         (~same | (pl.col("visit") != pl.col("visit").shift(1))).fill_null(True).alias("_new"),

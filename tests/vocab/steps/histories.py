@@ -42,7 +42,8 @@ def run(events: pl.DataFrame, *steps: str, **settings: dict) -> pl.DataFrame:
             counts = step.module.count(grammar.apply(events, bound[:i], fitted), step.settings)
             fitted[step.label] = step.module.fit(counts, step.settings)
     rows = grammar.apply(events, bound, fitted)
-    return rows.with_columns(pl.coalesce("str", "code").alias("str"))
+    token = pl.when(pl.col("bin").is_null()).then("code").otherwise(pl.format("{}//Q{}", "code", "bin"))
+    return rows.with_columns(token.alias("str"))
 
 
 def by_subject(rows: pl.DataFrame, *columns: str) -> dict[int, list[tuple]]:
