@@ -156,7 +156,7 @@ class Embeddings(nn.Module):
         x += Table(num_age_bins(config), width, name="age")()[ages]
         x += Table(config.max_visits, width, name="visit")()[visits]
         if config.positions == "learned":
-            position = Table(config.max_positions, width, name="position")()
+            position = Table(config.max_positions, width, waves=True, name="position")()
         else:
             position = jnp.asarray(sinusoids(config.max_positions, width))
         x += position[batch["positions"]]
@@ -170,14 +170,22 @@ class Embeddings(nn.Module):
 
 
 class Table(nn.Module):
-    """An embedding table [rows, width], float32, normal(0, 0.02)."""
+    """An embedding table [rows, width], float32, that starts from normal(0, 0.02) or from sinusoids of that size.
+
+    Positions that start from sinusoids let attention find the neighbours of a token early: a shift is a rotation.
+    """
 
     rows: int
     width: int
+    waves: bool = False
 
     @nn.compact
     def __call__(self) -> Float[Array, "rows width"]:
-        return self.param("embedding", nn.initializers.normal(0.02), (self.rows, self.width), jnp.float32)
+        if self.waves:
+            start = lambda key, shape, dtype: jnp.asarray(0.02 * math.sqrt(2) * sinusoids(*shape), dtype)  # noqa: E731
+        else:
+            start = nn.initializers.normal(0.02)
+        return self.param("embedding", start, (self.rows, self.width), jnp.float32)
 
 
 def num_age_bins(config: Config) -> int:

@@ -25,7 +25,8 @@ def project(table: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
     """
     table = np.asarray(table, np.float64)
     table = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-    if len(table) < FEW:
+    # t-SNE cannot place vectors that hardly differ, nor those of a single number.
+    if len(table) < FEW or table.shape[1] < 2 or len(np.unique(table.round(9), axis=0)) < FEW:
         width = min(2, *table.shape)
         points = PCA(width, random_state=seed).fit_transform(table) if len(table) > 1 else np.zeros((len(table), 0))
         return np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), "principal components"

@@ -89,7 +89,8 @@ def histogram(values: np.ndarray, *, x: str, y: str, log: bool = True) -> go.Fig
     values = np.asarray(values, np.float64)
     values = values[values > 0]
     if log:
-        edges = np.unique(np.round(np.logspace(0, np.log10(max(values.max(initial=2), 2)) + 1e-9, 32), 6))
+        least = np.log10(min(values.min(initial=1), 1))
+        edges = np.unique(np.round(np.logspace(least - 1e-9, np.log10(max(values.max(initial=2), 2)) + 1e-9, 32), 9))
     else:
         edges = np.linspace(values.min(initial=0), values.max(initial=1), 33)
     counts, edges = np.histogram(values, edges)
@@ -131,8 +132,9 @@ def embedding_map(points: np.ndarray, groups: Sequence[str], hover: Sequence[str
     groups = np.asarray(groups)
     names, counts = np.unique(groups, return_counts=True)
     kept = list(names[np.argsort(-counts, kind="stable")][:8])
-    for i, name in enumerate([*kept, "other"]):
-        chosen = ~np.isin(groups, kept) if name == "other" and "other" not in kept else groups == name
+    rest = "all others" if "other" in kept else "other"
+    for i, name in enumerate([*kept, rest]):
+        chosen = groups == name if i < len(kept) else ~np.isin(groups, kept)
         if chosen.any():
             figure.add_scattergl(
                 x=points[chosen, 0],

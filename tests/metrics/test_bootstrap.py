@@ -100,3 +100,67 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         estimate = bootstrap.ratios(hits[:, None], size.astype(float), resamples=400, seed=trial)[0]
         covered += estimate.low <= truth <= estimate.high
     assert 0.91 <= covered / 400 <= 0.98
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 3), st.integers(0, 1000))
+def test_denominators_of_their_own_equal_a_loop(subjects: int, columns: int, seed: int) -> None:
+    """A column counts the subjects that have it; resamples in which nobody has it say nothing."""
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(1, 6, (subjects, columns)) * (rng.random((subjects, columns)) < 0.6).astype(float)
+    hits = rng.random((subjects, columns)) * weights
+    used = weights.any(axis=1)
+    estimates = bootstrap.ratios(hits, weights, resamples=60, seed=seed)
+    assert len(estimates) == columns
+    drawn = bootstrap.resample_counts(int(used.sum()), resamples=60, seed=seed) if used.any() else []
+    for k, estimate in enumerate(estimates):
+        having = int((weights[:, k] > 0).sum())
+        assert estimate.subjects == having
+        if not having:
+            assert estimate.as_dict() == {"value": None, "low": None, "high": None, "subjects": 0}
+            continue
+        assert estimate.value == pytest.approx(hits[:, k].sum() / weights[:, k].sum(), abs=1e-12)
+        if having < 2:
+            assert estimate.low is None and estimate.high is None
+            continue
+        samples = []
+        for row in drawn:
+            chosen = np.repeat(np.flatnonzero(used), row)
+            if weights[chosen, k].any():
+                samples.append(hits[chosen, k].sum() / weights[chosen, k].sum())
+        expected = np.quantile(samples, [0.025, 0.975])
+        np.testing.assert_allclose((estimate.low, estimate.high), expected, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=20), st.integers(0, 1000))
+def test_subjects_without_weight_do_not_matter_wherever_they_stand(has: list[bool], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    has = np.array(has)
+    weights = rng.integers(1, 9, len(has)) * has.astype(float)
+    hits = rng.random((len(has), 2)) * weights[:, None]
+    pairs = zip(bootstrap.ratios(hits, weights, resamples=30), bootstrap.ratios(hits[has], weights[has], resamples=30))
+    assert all(a.as_dict() == b.as_dict() for a, b in pairs)
+
+
+def test_a_lower_level_gives_a_narrower_interval() -> None:
+    rng = np.random.default_rng(4)
+    hits, weights = rng.random((40, 1)), np.ones(40)
+    wide, narrow = (bootstrap.ratios(hits, weights, level=level)[0] for level in (0.95, 0.5))
+    assert wide.low < narrow.low < wide.value < narrow.high < wide.high
+
+
+def test_a_difference_is_that_of_the_resamples() -> None:
+    """Both sides of a difference rest on the same drawn subjects."""
+    rng = np.random.default_rng(5)
+    weights = rng.integers(1, 30, 25).astype(float)
+    model, other = rng.random((2, 25, 1)) * weights[None, :, None]
+    (estimate,) = bootstrap.ratio_differences(model, other, weights, resamples=80, seed=9)
+    samples = []
+    for row in bootstrap.resample_counts(25, resamples=80, seed=9):
+        chosen = np.repeat(np.arange(25), row)
+        total = weights[chosen].sum()
+        samples.append(model[chosen, 0].sum() / total - other[chosen, 0].sum() / total)
+    expected = np.quantile(samples, [0.025, 0.975])
+    np.testing.assert_allclose((estimate.low, estimate.high), expected, rtol=0, atol=1e-12)
+    assert estimate.value == pytest.approx((model.sum() - other.sum()) / weights.sum(), abs=1e-12)

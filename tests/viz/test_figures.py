@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ehrjax.viz import embedding_map, figures
+from tests.conftest import ROOT
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.integers(1, 10))
@@ -37,7 +41,7 @@ def test_intervals_draw_no_bar_where_there_is_none() -> None:
     assert list(counts.error_x.array) == [0, 0] and counts.x[1] is None
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 29, 30, 60])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 29, 30, 40, 60])
 def test_the_map_places_every_vector_and_repeats_itself(count: int) -> None:
     table = np.random.default_rng(0).normal(size=(count, 12))
     points, method = embedding_map.project(table)
@@ -60,3 +64,56 @@ def test_a_map_of_many_groups_shows_every_point() -> None:
     figure = figures.embedding_map(np.zeros((50, 2)), groups, ["x"] * 50, [5] * 50)
     assert sum(len(trace.x) for trace in figure.data) == 50
     assert len(figure.data) == 9 and figure.data[-1].name == "other"
+
+
+@given(st.lists(st.integers(-5, 10**9), max_size=40))
+def test_a_histogram_of_any_counts_is_complete(values: list[int]) -> None:
+    figure = figures.histogram(np.array(values), x="tokens", y="subjects")
+    assert sum(figure.data[0].y) == sum(v > 0 for v in values)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=12))
+def test_bars_are_sorted_and_keep_their_names(values: list[float]) -> None:
+    names = [f"n{i}" for i in range(len(values))]
+    drawn = figures.bars(names, values, x="n").data[0]
+    assert list(drawn.x) == sorted(values)
+    assert dict(zip(drawn.y, drawn.x)) == dict(zip(names, values))
+
+
+def test_curves_show_the_points_of_short_lines_only() -> None:
+    figure = figures.curves({"short": ([1, 2], [3.0, 4.0]), "long": (range(99), range(99))}, x="step", y="loss")
+    short, long = figure.data
+    assert list(short.x) == [1, 2] and list(short.y) == [3.0, 4.0] and "markers" in short.mode
+    assert len(long.x) == 99 and "markers" not in long.mode
+    assert figure.layout.xaxis.title.text == "step" and figure.layout.yaxis.title.text == "loss"
+
+
+def test_empty_figures_can_be_drawn() -> None:
+    assert not figures.embedding_map(np.zeros((0, 2)), [], [], []).data
+    assert len(figures.bars([], [], x="n").data[0].x) == 0
+    assert len(figures.intervals({}, ["model"], x="n").data[0].x) == 0
+
+
+@pytest.mark.parametrize("count", [40, 60])
+def test_vectors_that_are_all_the_same_have_a_place(count: int) -> None:
+    """In a process of its own, since what fails here may take the process with it."""
+    program = (
+        "import numpy as np; from ehrjax.viz import embedding_map; "
+        f"points, _ = embedding_map.project(np.ones(({count}, 8))); "
+        f"assert points.shape == ({count}, 2) and np.isfinite(points).all()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, (result.returncode, result.stderr)
+
+
+def test_few_vectors_that_are_all_the_same_have_a_place() -> None:
+    for table in (np.zeros((3, 8)), np.ones((29, 8)), np.ones((3, 1))):
+        points, _ = embedding_map.project(table)
+        assert points.shape == (len(table), 2) and np.isfinite(points).all()
+
+
+def test_a_group_named_other_is_shown_once() -> None:
+    groups = ["other"] * 10 + [f"g{i % 12}" for i in range(36)]
+    figure = figures.embedding_map(np.zeros((46, 2)), groups, [str(i) for i in range(46)], [5] * 46)
+    shown = sorted(int(text) for trace in figure.data for text in trace.text)
+    assert shown == list(range(46))

@@ -49,3 +49,25 @@ def test_writing_leaves_the_page_alone(tmp_path: Path, monkeypatch: pytest.Monke
         page.write(tmp_path / "deep" / "index.html")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["index.html"]
     assert (tmp_path / "deep" / "index.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_no_text_of_a_figure_can_end_its_script() -> None:
+    evil = "</script><script>alert(1)</script>"
+    made = figure(figures.bars([evil], [1.0], x=evil))
+    made += figure(figures.curves({evil: ([1], [1])}, x="x", y=evil))
+    assert "alert(1)" in made, "the text itself is kept"
+    assert "<script>alert" not in made and made.count("</script>") == made.count("<script")
+
+
+def test_headings_and_title_are_escaped() -> None:
+    page = Page(EVIL, lead="<p>lead</p>")
+    page.add(EVIL, "<p>one</p>", "<p>two</p>")
+    shown = page.render()
+    assert shown.startswith("<!DOCTYPE html>") and "<p>lead</p>" in shown
+    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4  # title, h1, link and h2
+    assert shown.index("<p>one</p>") < shown.index("<p>two</p>")
+
+
+def test_cells_of_any_kind_are_text() -> None:
+    assert "<td>3</td><td>None</td><td>a &amp; b</td>" in table(["a", "b", "c"], [[3, None, "a & b"]])
+    assert "<tbody></tbody>" in table(["a"], [])
