@@ -76,8 +76,10 @@ class Objective:
 
         In each segment exactly `round(mask_rate * n)` of its n codes (tokens that are not specials) are
         chosen, with Python's `round` (half to even), whatever else is in the row. For evaluation all of them
-        show [MASK]: a code left in its place would give the model the answer. Adds, each [B, M] with a static M: `target_index` (in the row, ascending), `target_tokens` and `target_weights` (float32: 1, or
-        0 where there is no target).
+        show [MASK]: a code left in its place would give the model the answer.
+
+        Adds, each [B, M] with a static M: `target_index` (in the row, ascending), `target_tokens` and
+        `target_weights` (float32: 1, or 0 where there is no target).
         """
         tokens, segment_ids = batch["tokens"], batch["segment_ids"]
         length = tokens.shape[1]

@@ -3,8 +3,11 @@
 A step defines `Settings` (a frozen dataclass; what is wrong raises InputError) and
 `apply(events, settings, fitted) -> events`, a pure function of whole subjects in order. Columns: subject_id, time,
 code, numeric_value, visit_id, and what steps set: `bin` (null: none), `visit`, and `added`, true on rows that a step
-added (`step_rows`). An event's token is its code, or `code//Qk` where it has the bin k. A step that is fitted also defines `KEYS`, `count(events, settings)` (KEYS and an integer `count`, added up
-over the train split), `fit(counts, settings)` and `FITTED`, the schema of the table that `fit` returns; `apply` gets
-that table. `needs(settings)` says what of the times it uses, 'order' (default), 'intervals' or 'dates'; a source
+added (`step_rows`). An event's token is its code, or `code//Qk` where it has the bin k.
+
+A step that is fitted also defines `KEYS`, `count(events, settings)` (KEYS and an integer `count`, added up over the
+train split), `fit(counts, settings)` and `FITTED`, the schema of the table that `fit` returns; `apply` gets that table.
+
+`needs(settings)` says what of the times it uses, 'order' (default), 'intervals' or 'dates'; a source
 whose times are not good for that is refused.
 """
