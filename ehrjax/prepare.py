@@ -1,4 +1,4 @@
-"""Prepare data: `python -m ehrjax.prepare {synthetic,download,events,tokens}`; each with `--help`."""
+"""Prepare data: `python -m ehrjax.prepare {synthetic,download,events,tokens,labels}`; each with `--help`."""
 
 from __future__ import annotations
 
@@ -36,12 +36,18 @@ def _progress() -> tuple[object, Callable[[str, int, int], None]]:
     return bar, advance
 
 
-def sources() -> list[str]:
-    """The names of the readers: modules of ehrjax.ingest that have a function `read`."""
+# Sources whose events are tokens already: they become a token dataset at once.
+TOKEN_SOURCES = {"tokens": "ehrjax.data.token_files"}
+
+
+def sources() -> dict[str, str]:
+    """Source -> its reader: a module of ehrjax.ingest that has a function `read`, or one of TOKEN_SOURCES."""
     from ehrjax import ingest
 
     names = [module.name for module in pkgutil.iter_modules(ingest.__path__)]
-    return sorted(n.replace("_", "-") for n in names if hasattr(importlib.import_module(f"ehrjax.ingest.{n}"), "read"))
+    modules = {name.replace("_", "-"): f"ehrjax.ingest.{name}" for name in names}
+    readers = {name: module for name, module in modules.items() if hasattr(importlib.import_module(module), "read")}
+    return dict(sorted({**readers, **TOKEN_SOURCES}.items()))
 
 
 def synthetic(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -72,11 +78,11 @@ def download(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def events(args: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Reads a source's raw tables into a MEDS dataset."""
+    """Reads a source's raw tables into a MEDS dataset (token files: into a token dataset)."""
     known = sources()
     if args.source not in known:
         raise InputError(f"There is no source {args.source!r}; the sources are {', '.join(known)}.")
-    reader = importlib.import_module(f"ehrjax.ingest.{args.source.replace('-', '_')}")
+    reader = importlib.import_module(known[args.source])
     settings = configs.from_options(getattr(reader, "Settings", None), rest, verb=f"the source {args.source}")
     bar, advance = _progress()
     with bar:
@@ -97,6 +103,17 @@ def tokens(args: argparse.Namespace, rest: Sequence[str]) -> None:
     _print_summary({"vocabulary": info["vocabulary_size"], **splits})
 
 
+def labels(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Makes the labels of a task from a MEDS dataset."""
+    from ehrjax.ingest.labels import making, settings
+
+    chosen = settings.from_arguments(args.task, rest)
+    bar, advance = _progress()
+    with bar:
+        info = making.make(args.input, args.output, chosen, progress=advance)
+    _print_summary({"labels": f"{args.output}/{chosen.name}", **info["splits"]})
+
+
 def _print_summary(summary: dict, indent: str = "") -> None:
     for key, value in summary.items():
         if isinstance(value, dict):
@@ -110,7 +127,7 @@ def _print_summary(summary: dict, indent: str = "") -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ehrjax.prepare", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{synthetic,download,events,tokens}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{synthetic,download,events,tokens,labels}")
 
     def verb(function: Callable[..., None]) -> argparse.ArgumentParser:
         sub = verbs.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
@@ -131,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", required=True, help="the MEDS dataset")
     sub.add_argument("--fitted-from", help="use this token dataset's vocabulary and bins instead of fitting")
     sub.epilog = "--config=configs/tokens/NAME.py names the recipe; --config.KEY=VALUE changes it."
+    sub = verb(labels)
+    sub.add_argument("--input", required=True, help="the MEDS dataset")
+    sub.add_argument("--task", help="the task, for example readmission_30d; docs/labels.md lists them")
+    sub.epilog = "--config=configs/tasks/NAME.py names a task with its settings; --config.KEY=VALUE changes them."
     return parser
 
 
@@ -138,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one preparation verb."""
     args, rest = _parser().parse_known_args(argv)
-    if args.verb not in ("tokens", "events") and rest:
+    if args.verb not in ("tokens", "events", "labels") and rest:
         raise InputError(f"Unknown argument {rest[0]}; see python -m ehrjax.prepare {args.verb} --help.")
     started = time.perf_counter()
     args.run(args, rest)

@@ -5,7 +5,6 @@ What was done when a process is killed is found again by the next one with the s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -23,6 +22,7 @@ from ehrjax.core import config as configs
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.data import token_dataset, token_stages
+from ehrjax.ingest import fingerprint as fingerprints
 from ehrjax.ingest import meds
 from ehrjax.vocab import grammar
 from ehrjax.vocab import vocabulary as vocabularies
@@ -33,18 +33,6 @@ Progress = Callable[[str, int, int], None]
 CHUNK_EVENTS = 1_000_000
 WORKERS = min(4, os.cpu_count() or 1)
 T = TypeVar("T")
-
-
-def source_fingerprint(dataset: meds.MedsDataset) -> str:
-    """A hash of the content of the event files, the splits and the descriptions."""
-    digest = hashlib.sha256()
-    for path in [
-        *dataset.shards,
-        *(dataset.folder / "metadata" / n for n in ("codes.parquet", "subject_splits.parquet")),
-    ]:
-        digest.update(str(path.relative_to(dataset.folder)).encode())
-        digest.update(files.sha256_file(path).encode())
-    return digest.hexdigest()[:16]
 
 
 def prepare(
@@ -76,8 +64,9 @@ def prepare(
     dataset = meds.open_dataset(source)
     grammar.check_times(steps, times_good_for(dataset), source=str(dataset.metadata.get("dataset_name") or source))
     old = None if fitted_from is None else token_dataset.open_tokens(fitted_from)
+    source_fingerprint = fingerprints.fingerprint(dataset)
     fingerprint = configs.fingerprint(
-        [source_fingerprint(dataset), recipe.as_dict(), None if old is None else old.fingerprint, token_dataset.VERSION]
+        [source_fingerprint, recipe.as_dict(), None if old is None else old.fingerprint, token_dataset.VERSION]
     )
     with files.resumable_folder(output, what="token dataset", fingerprint=fingerprint) as folder:
         work = _Work(dataset, recipe, steps, folder, progress)
@@ -93,7 +82,7 @@ def prepare(
             "kind": "ehrjax token dataset",
             "version": token_dataset.VERSION,
             "source": {key: dataset.metadata.get(key) for key in ("dataset_name", "dataset_version")},
-            "source_fingerprint": source_fingerprint(dataset),
+            "source_fingerprint": source_fingerprint,
             "recipe": recipe.as_dict(),
             "vocabulary_fingerprint": vocabulary.fingerprint,
             "vocabulary_size": len(vocabulary),

@@ -20,7 +20,7 @@ from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import mimic_iv_codes as codes
 from ehrjax.ingest import mimic_iv_tables as mimic
-from ehrjax.ingest import raw_csv
+from ehrjax.ingest import raw_csv, roles
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress, text_bytes
 from ehrjax.ingest.meds import VISIT_COLUMN
 from ehrjax.ingest.raw_tables import VISIT_FROM, KeyIndex, Table, not_before
@@ -65,6 +65,7 @@ def read(input: str | Path, output: str | Path, *, progress: Progress | None = N
         report("writing", report.total)
         return conversion.finish(
             lambda counts: codes.describe(counts, titles),
+            extra={"roles": roles.MIMIC_IV},
             summary={
                 "absent_tables": [f"{t.folder}/{t.name}" for t in mimic.TABLES if t.name not in paths] + titles.absent,
                 "tables_not_read": [n for n in mimic.NOT_READ if raw_csv.find_table(*_split_name(input, n))],
