@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrjax.ingest.meds import SPLITS, VISIT_COLUMN, MedsWriter, family, split_of
+from ehrjax.ingest.meds import SPLITS, VISIT_COLUMN, MedsWriter, family
 from ehrjax.ingest.raw_tables import VISIT_FROM, Buckets, Table, Tally, events_of, in_order
 
 # A bucket of this much raw text is a few hundred MiB while it is sorted.
@@ -67,6 +67,7 @@ class Conversion:
         dataset_version: str,
         text_bytes: int,
         bucket_bytes: int | None = None,
+        splits: pl.DataFrame | None = None,
     ) -> None:
         """Starts a conversion.
 
@@ -78,12 +79,13 @@ class Conversion:
           dataset_version: for dataset.json.
           text_bytes: about how much raw text there is; decides the number of buckets.
           bucket_bytes: raw text a bucket; default BUCKET_BYTES.
+          splits: subject_id and split of subjects that the source itself assigns; others are split by hash.
         """
         self._source = source
         self._tables = tuple(tables)
         self._index = {table.name: index for index, table in enumerate(self._tables)}
         self.tallies = {table.name: Tally() for table in self._tables}
-        self.writer = MedsWriter(folder, dataset_name=dataset_name, dataset_version=dataset_version)
+        self.writer = MedsWriter(folder, dataset_name, dataset_version, splits=splits)
         self._buckets = Buckets(folder / "buckets", Buckets.count_for(text_bytes, bucket_bytes or BUCKET_BYTES))
 
     def add(self, frame: pl.DataFrame, table: Table) -> None:
@@ -127,7 +129,7 @@ class Conversion:
         for events in self._buckets.drain():
             shard = in_order(events, tables, self.tallies)
             counts.update(dict(shard["code"].value_counts().iter_rows()))
-            for split in split_of(shard["subject_id"].unique().to_numpy(), seed=self.writer.split_seed):
+            for split in self.writer.split_subjects(shard["subject_id"].unique().to_numpy()):
                 subjects[split] += 1
             self.writer.write_shard(shard)
         self._buckets.remove()

@@ -83,6 +83,9 @@ class MedsWriter:
 
     `write_shard` takes whole subjects; `finish` writes the metadata from what was seen. Codes without a
     description get an empty row in codes.parquet, since every code must appear there.
+
+    Subjects are split by `split_of`; those in `splits` (subject_id, split), where a source comes with an assignment of
+    its own, are in the split it names.
     """
 
     folder: Path
@@ -90,10 +93,21 @@ class MedsWriter:
     dataset_version: str
     etl_name: str = "ehrjax"
     split_seed: int = 0
+    splits: pl.DataFrame | None = None
     _shards: int = 0
     _subjects: list[np.ndarray] = field(default_factory=list)
     _codes: set[str] = field(default_factory=set)
     rows: int = 0
+
+    def split_subjects(self, subject_ids: np.ndarray) -> np.ndarray:
+        """[N] the split of each subject."""
+        split = split_of(subject_ids, seed=self.split_seed)
+        if self.splits is None:
+            return split
+        given = pl.DataFrame({"subject_id": subject_ids}, schema={"subject_id": pl.Int64}).join(
+            self.splits, on="subject_id", how="left", maintain_order="left"
+        )["split"]
+        return np.where(given.is_not_null().to_numpy(), given.fill_null("").to_numpy().astype(str), split)
 
     def write_shard(self, events: pl.DataFrame) -> None:
         """Writes the events of a set of whole subjects; they must not occur in another shard.
@@ -107,7 +121,7 @@ class MedsWriter:
                 events = events.with_columns(pl.lit(None, dtype).alias(name))
         events = order_events(events.select(pl.col(name).cast(dtype) for name, dtype in EVENT_SCHEMA.items()))
         subjects = events["subject_id"].unique(maintain_order=True).to_numpy()
-        split = split_of(subjects, seed=self.split_seed)
+        split = self.split_subjects(subjects)
         self._subjects.append(subjects)
         self._codes.update(events["code"].unique())
         self.rows += len(events)
@@ -155,7 +169,7 @@ class MedsWriter:
         _write_strings(frame, metadata / "codes.parquet")
         subjects = np.sort(np.concatenate(self._subjects)) if self._subjects else np.zeros(0, np.int64)
         splits = pl.DataFrame(
-            {"subject_id": subjects, "split": split_of(subjects, seed=self.split_seed)},
+            {"subject_id": subjects, "split": self.split_subjects(subjects)},
             schema={"subject_id": pl.Int64, "split": pl.String},
         )
         _write_strings(splits, metadata / "subject_splits.parquet")
