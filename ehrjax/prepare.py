@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import pkgutil
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ehrjax.core import config as configs
+from ehrjax.core import remote
 from ehrjax.core.errors import InputError, exits_cleanly
 
 
@@ -161,9 +163,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, rest = _parser().parse_known_args(argv)
     if args.verb not in ("tokens", "events", "labels") and rest:
         raise InputError(f"Unknown argument {rest[0]}; see python -m ehrjax.prepare {args.verb} --help.")
-    started = time.perf_counter()
-    args.run(args, rest)
-    print(f"wrote {args.output} in {time.perf_counter() - started:.1f} s")
+    started, output = time.perf_counter(), args.output
+    with contextlib.ExitStack() as stack:
+        # Remote places (s3://...) are copied here before and there after.
+        for name in ("input", "fitted_from"):
+            if remote.is_remote(getattr(args, name, None)):
+                setattr(args, name, stack.enter_context(remote.local_input(getattr(args, name))))
+        if remote.is_remote(output):
+            args.output = stack.enter_context(remote.local_output(output))
+        args.run(args, rest)
+    print(f"wrote {output} in {time.perf_counter() - started:.1f} s")
 
 
 if __name__ == "__main__":
