@@ -134,11 +134,13 @@ class _Work:
         self._splits = dataset.splits.select("subject_id", "split").unique("subject_id", keep="first")
         (folder / "pieces").mkdir(exist_ok=True)
 
-    def _events(self, chunk: tuple[Path, int, int]) -> pl.DataFrame:
+    def _events(self, chunk: meds.Chunk) -> pl.DataFrame:
         events = self._dataset.read_chunk(chunk)
         events = events.join(self._splits, on="subject_id", how="left", maintain_order="left")
         if lost := events["split"].null_count():
-            raise InputError(f"{chunk[0]} has {lost} events of subjects that subject_splits.parquet does not list.")
+            raise InputError(
+                f"{self._dataset.folder} has {lost} events of subjects that subject_splits.parquet does not list."
+            )
         return events
 
     def _each(self, what: str, items: Sequence[Any], function: Callable[[int], T]) -> Iterator[T]:
@@ -195,7 +197,7 @@ class _Work:
         subjects = np.concatenate(seen) if seen else np.zeros(0, np.int64)
         if again := len(subjects) - len(np.unique(subjects)):
             raise InputError(
-                f"{self._dataset.folder} holds {again} subjects in more than one place; MEDS keeps each in one file."
+                f"{self._dataset.folder} holds {again} subjects in more than one file; MEDS keeps each in one file."
             )
         return pieces
 

@@ -29,6 +29,9 @@ VISIT_COLUMN = "visit_id"
 # Codes are `FAMILY//rest`; the family is what reports group by.
 SEPARATOR = "//"
 
+# (file, first row group, one past the last) of each part.
+Chunk = tuple[tuple[Path, int, int], ...]
+
 EVENT_SCHEMA = {
     "subject_id": pl.Int64,
     "time": pl.Datetime("us"),
@@ -218,28 +221,43 @@ class MedsDataset:
         """Rows of all event files, from their footers."""
         return sum(_parquet(path).metadata.num_rows for path in self.shards)
 
-    def chunks(self, rows: int) -> Iterator[tuple[Path, int, int]]:
-        """Pieces of the event files for `read_chunk`: (file, first row group, one past the last), about `rows` each."""
+    def chunks(self, rows: int) -> Iterator[Chunk]:
+        """Pieces for `read_chunk` of about `rows` rows: parts of large event files, or several small ones."""
+        parts: list[tuple[Path, int, int]] = []
+        held = 0
         for path in self.shards:
             metadata = _parquet(path).metadata
-            start = held = 0
+            start = 0
             for group in range(metadata.num_row_groups):
                 held += metadata.row_group(group).num_rows
-                if held >= rows or group + 1 == metadata.num_row_groups:
-                    yield path, start, group + 1
-                    start, held = group + 1, 0
+                if held >= rows:
+                    yield (*parts, (path, start, group + 1))
+                    parts, start, held = [], group + 1, 0
+            if start < metadata.num_row_groups:
+                parts.append((path, start, metadata.num_row_groups))
+        if parts:
+            yield tuple(parts)
 
-    def read_chunk(self, chunk: tuple[Path, int, int]) -> pl.DataFrame:
+    def read_chunk(self, chunk: Chunk) -> pl.DataFrame:
         """The events of the subjects that begin in a piece, whole and in MEDS order, their texts left out (null).
 
         A subject that began before the piece belongs to an earlier one; one that goes on behind it is read to its
         end.
 
         Raises:
-          InputError: the file is damaged, a column is missing or has an impossible type, or a subject's rows are not
+          InputError: a file is damaged, a column is missing or has an impossible type, or a subject's rows are not
             together.
         """
-        path, start, stop = chunk
+        frames = [self._read_part(*part) for part in chunk]
+        frame = frames[0] if len(frames) == 1 else pl.concat(frames)
+        again = sum(part["subject_id"].n_unique() for part in frames) - frame["subject_id"].n_unique()
+        if again:
+            raise InputError(
+                f"{self.folder} holds {again} subjects in more than one file; MEDS keeps each in one file."
+            )
+        return frame if _ordered(frame) else order_events(frame)
+
+    def _read_part(self, path: Path, start: int, stop: int) -> pl.DataFrame:
         file = _parquet(path)
         groups = file.metadata.num_row_groups
         try:
@@ -261,7 +279,7 @@ class MedsDataset:
         frame = conform(frame, path)
         if frame["subject_id"].rle_id().n_unique() != frame["subject_id"].n_unique():
             raise InputError(f"{path} does not keep each subject's rows together; sort it by subject_id and time.")
-        return frame if _ordered(frame) else order_events(frame)
+        return frame
 
     @staticmethod
     def _groups(file: pq.ParquetFile, groups: Iterable[int], columns: list[str] | None = None) -> pl.DataFrame:

@@ -139,7 +139,7 @@ def test_bad_input_leaves_nothing(toy_meds: Path, tmp_path: Path, small_pieces: 
     shard = meds.open_dataset(copy).shards[-1]
     events = pl.read_parquet(shard)
     pl.concat([events, events.head(3)]).write_parquet(shard)
-    with pytest.raises(InputError, match="does not keep each subject's rows together|more than one place"):
+    with pytest.raises(InputError, match="does not keep each subject's rows together|more than one file"):
         prepare_tokens.prepare(copy, tmp_path / "tokens", behrt_recipe())
     assert [path.name for path in tmp_path.iterdir()] == ["meds"]
 

@@ -160,7 +160,9 @@ class _Work:
             subjects = events.select(pl.col("subject_id").unique(maintain_order=True))
             subjects = subjects.join(self._splits, on="subject_id", how="left", maintain_order="left")
             if lost := subjects["split"].null_count():
-                raise InputError(f"{chunk[0]} has {lost} subjects that subject_splits.parquet does not list.")
+                raise InputError(
+                    f"{self._dataset.folder} has {lost} subjects that subject_splits.parquet does not list."
+                )
             seen.append(subjects["subject_id"].to_numpy())
             if split:
                 subjects = subjects.filter(pl.col("split") == split)
