@@ -48,6 +48,7 @@ setup(
             "moto[server]>=5.0",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "pyspark>=4.0",
             "pytest>=8.0",
             "ruff>=0.8",
             "s3fs>=2024.6",

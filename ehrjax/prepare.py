@@ -94,13 +94,20 @@ def events(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def tokens(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Turns a MEDS dataset into a token dataset by a recipe."""
-    from ehrjax.data import prepare_tokens
+    from ehrjax.data import engines, prepare_tokens
     from ehrjax.vocab import recipe
 
     chosen = recipe.from_config(configs.from_argv(rest))
     bar, advance = _progress()
     with bar:
-        info = prepare_tokens.prepare(args.input, args.output, chosen, fitted_from=args.fitted_from, progress=advance)
+        info = prepare_tokens.prepare(
+            args.input,
+            args.output,
+            chosen,
+            fitted_from=args.fitted_from,
+            engine=engines.make(args.engine),
+            progress=advance,
+        )
     splits = {f"{name}: {key}": n for name, counts in info["splits"].items() for key, n in counts.items()}
     _print_summary({"vocabulary": info["vocabulary_size"], **splits})
 
@@ -148,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.epilog = "A source's own options follow as --KEY=VALUE; README lists them."
     sub = verb(tokens)
     sub.add_argument("--input", required=True, help="the MEDS dataset")
+    sub.add_argument("--engine", default="local", help="local (default) or spark; the result is the same")
     sub.add_argument("--fitted-from", help="use this token dataset's vocabulary and bins instead of fitting")
     sub.epilog = "--config=configs/tokens/NAME.py names the recipe; --config.KEY=VALUE changes it."
     sub = verb(labels)

@@ -5,13 +5,14 @@ What was done when a process is killed is found again by the next one with the s
 
 from __future__ import annotations
 
+import functools
 import json
-import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ import pyarrow.ipc
 from ehrjax.core import config as configs
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
-from ehrjax.data import token_dataset, token_stages
+from ehrjax.data import engines, token_dataset, token_stages
 from ehrjax.ingest import fingerprint as fingerprints
 from ehrjax.ingest import meds
 from ehrjax.vocab import grammar
@@ -31,7 +32,6 @@ from ehrjax.vocab.steps import bin_values
 
 Progress = Callable[[str, int, int], None]
 CHUNK_EVENTS = 1_000_000
-WORKERS = min(4, os.cpu_count() or 1)
 T = TypeVar("T")
 
 
@@ -41,6 +41,7 @@ def prepare(
     recipe: Recipe,
     *,
     fitted_from: str | Path | None = None,
+    engine: engines.Engine | None = None,
     progress: Progress | None = None,
 ) -> dict:
     """Writes the token dataset of a MEDS dataset; the same input and recipe give the same bytes.
@@ -50,6 +51,7 @@ def prepare(
       output: the folder to write; it must not exist.
       recipe: the grammar's settings.
       fitted_from: a token dataset whose vocabulary and fitted tables are used as they are instead of fitting.
+      engine: where the work is done; default threads of this process. It does not change the bytes.
       progress: called with what is being done, how many pieces are finished, and how many there are.
 
     Returns:
@@ -69,11 +71,15 @@ def prepare(
         [source_fingerprint, recipe.as_dict(), None if old is None else old.fingerprint, token_dataset.VERSION]
     )
     with files.resumable_folder(output, what="token dataset", fingerprint=fingerprint) as folder:
-        work = _Work(dataset, recipe, steps, folder, progress)
+        splits = dataset.splits.select("subject_id", "split").unique("subject_id", keep="first")
+        chunks = tuple(dataset.chunks(CHUNK_EVENTS))
+        shards = token_stages.num_shards(dataset.count_events())
+        plan = Plan(dataset, splits, recipe, steps, folder, chunks, shards)
+        work = _Work(plan, engine or engines.Local(), progress)
         fitted = work.fit() if old is None else {s.label: read_fitted(old.folder, s) for s in steps if s.fitted}
-        pieces = work.tokenize(fitted)
-        vocabulary = old.vocabulary if old is not None else work.vocabulary(pieces, fitted)
-        counts = work.finish(pieces, vocabulary)
+        work.tokenize(fitted)
+        vocabulary = old.vocabulary if old is not None else work.vocabulary(fitted)
+        counts = work.finish(vocabulary)
         vocabulary.write(folder / "vocab.csv")
         for step in steps:
             if step.fitted:
@@ -116,141 +122,151 @@ def read_fitted(folder: Path, step: grammar.Step) -> pl.DataFrame:
         raise InputError(f"{folder / f'{step.label}.json'} is damaged; prepare the tokens again.") from error
 
 
-class _Work:
-    """The stages over all pieces of a dataset, with what is kept in the work folder between them."""
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and each part of it as a function of a number: parts can run anywhere, in any order.
 
-    def __init__(
-        self,
-        dataset: meds.MedsDataset,
-        recipe: Recipe,
-        steps: tuple[grammar.Step, ...],
-        folder: Path,
-        progress: Progress | None,
-    ) -> None:
-        self._dataset, self._recipe, self._steps = dataset, recipe, steps
-        self._folder, self._progress = folder, progress
-        self._chunks = list(dataset.chunks(CHUNK_EVENTS))
-        self._num_shards = token_stages.num_shards(dataset.count_events())
-        self._splits = dataset.splits.select("subject_id", "split").unique("subject_id", keep="first")
-        (folder / "pieces").mkdir(exist_ok=True)
+    Attributes:
+      dataset: the events.
+      splits: subject_id, split; each subject once.
+      recipe: the recipe.
+      steps: its steps.
+      folder: the work folder, which whoever runs a part can write.
+      chunks: the pieces of the input.
+      num_shards: how many shards the output has.
+    """
 
-    def _events(self, chunk: meds.Chunk) -> pl.DataFrame:
-        events = self._dataset.read_chunk(chunk)
-        events = events.join(self._splits, on="subject_id", how="left", maintain_order="left")
+    dataset: meds.MedsDataset
+    splits: pl.DataFrame
+    recipe: Recipe
+    steps: tuple[grammar.Step, ...]
+    folder: Path
+    chunks: tuple[meds.Chunk, ...]
+    num_shards: int
+
+    def events(self, i: int) -> pl.DataFrame:
+        """The events of piece i, with their subjects' `split`."""
+        events = self.dataset.read_chunk(self.chunks[i])
+        events = events.join(self.splits, on="subject_id", how="left", maintain_order="left")
         if lost := events["split"].null_count():
             raise InputError(
-                f"{self._dataset.folder} has {lost} events of subjects that subject_splits.parquet does not list."
+                f"{self.dataset.folder} has {lost} events of subjects that subject_splits.parquet does not list."
             )
         return events
 
-    def _each(self, what: str, items: Sequence[Any], function: Callable[[int], T]) -> Iterator[T]:
-        """`function` of the number of each item, some at a time, in order."""
-        with ThreadPoolExecutor(WORKERS) as pool:
-            pending = []
-            try:
-                for i in range(len(items)):
-                    pending.append(pool.submit(function, i))
-                    if len(pending) > WORKERS:
-                        yield pending.pop(0).result()
-                        if self._progress:
-                            self._progress(what, i - WORKERS + 1, len(items))
-                while pending:
-                    yield pending.pop(0).result()
-                if self._progress:
-                    self._progress(what, len(items), len(items))
-            finally:
-                for future in pending:
-                    future.cancel()
+    def piece(self, i: int) -> Path:
+        """The path of piece i."""
+        return self.folder / "pieces" / f"{i:06d}.arrow"
+
+    def write_piece(self, i: int, fitted: dict[str, pl.DataFrame]) -> int:
+        """Writes piece i, unless it is there."""
+        if not self.piece(i).is_file():
+            made = token_stages.tokenize(self.events(i), self.recipe, self.steps, fitted)
+            write_piece(self.piece(i), made, self.num_shards)
+        return i
+
+    def write_shard(
+        self, number: int, lookups: list[np.ndarray], vocabulary: vocabularies.Vocabulary
+    ) -> dict[str, dict[str, int]]:
+        """Writes a shard, unless it is there; returns what it holds, by split."""
+        done = self.folder / "shards" / f"{number:05d}.json"
+        if done.is_file():
+            return json.loads(done.read_text())
+        parts = []
+        for i, lookup in enumerate(lookups):
+            table = read_subjects(self.piece(i))
+            first, last = np.searchsorted(table["shard"].to_numpy(), [number, number + 1])
+            if last > first:
+                parts.append((table.slice(first, last - first).drop_columns(["shard"]), lookup))
+        if not parts:
+            return {}
+        tables, counts = token_stages.finish(parts, vocabulary)
+        for split, table in tables.items():
+            token_dataset.write_table(table, self.folder / "data" / split / f"{number:05d}.arrow")
+        files.write_json(done, counts)
+        return {split: dict(counter) for split, counter in counts.items()}
+
+
+class _Work:
+    """The stages, one after another, on an engine."""
+
+    def __init__(self, plan: Plan, engine: engines.Engine, progress: Progress | None) -> None:
+        self._plan, self._engine, self._progress = plan, engine, progress
+        (plan.folder / "pieces").mkdir(exist_ok=True)
+
+    def _each(self, what: str, function: Callable[[int], T], count: int) -> Iterator[T]:
+        for i, result in enumerate(self._engine.each(function, count), start=1):
+            yield result
+            if self._progress:
+                self._progress(what, i, count)
 
     def fit(self) -> dict[str, pl.DataFrame]:
         """Fits the steps that are fitted, each on what the steps before it make of the train split."""
-        fitted: dict[str, pl.DataFrame] = {}
-        for which, step in enumerate(self._steps):
+        plan, fitted = self._plan, {}
+        for which, step in enumerate(plan.steps):
             if not step.fitted:
                 continue
+            before = dict(fitted)
 
-            def counted(i: int, which: int = which) -> pl.DataFrame:
-                return token_stages.count(self._events(self._chunks[i]), self._steps, which, fitted)
+            def counted(i: int, which: int = which, before: dict[str, pl.DataFrame] = before) -> pl.DataFrame:
+                return token_stages.count(plan.events(i), plan.steps, which, before)
 
+            add = functools.partial(token_stages.add, step=step)
             parts: list[pl.DataFrame] = []
-            for part in self._each(f"fitting {step.label}", self._chunks, counted):
-                parts.append(part)
-                if len(parts) == 16:
-                    parts = [token_stages.add(parts, step)]
-            fitted[step.label] = step.module.fit(token_stages.add(parts, step), step.settings)
+            for i, more in enumerate(self._engine.total(counted, len(plan.chunks), add), start=1):
+                parts.extend(more)
+                if len(parts) >= 16:
+                    parts = [add(parts)]
+                if self._progress:
+                    self._progress(f"fitting {step.label}", i, len(plan.chunks))
+            fitted[step.label] = step.module.fit(add(parts), step.settings)
         return fitted
 
-    def tokenize(self, fitted: dict[str, pl.DataFrame]) -> list[Path]:
+    def tokenize(self, fitted: dict[str, pl.DataFrame]) -> None:
         """Writes the pieces that are not there yet."""
-        folder = self._folder / "pieces"
-
-        def piece(i: int) -> Path:
-            path = folder / f"{i:06d}.arrow"
-            if path.is_file():
-                return path
-            made = token_stages.tokenize(self._events(self._chunks[i]), self._recipe, self._steps, fitted)
-            write_piece(path, made, self._num_shards)
-            return path
-
-        pieces = list(self._each("tokenizing", self._chunks, piece))
-        seen = [read_piece(path)[0]["subject_id"].to_numpy() for path in pieces]
+        plan = self._plan
+        for _ in self._each("tokenizing", lambda i: plan.write_piece(i, fitted), len(plan.chunks)):
+            pass
+        seen = [read_subjects(plan.piece(i))["subject_id"].to_numpy() for i in range(len(plan.chunks))]
         subjects = np.concatenate(seen) if seen else np.zeros(0, np.int64)
         if again := len(subjects) - len(np.unique(subjects)):
             raise InputError(
-                f"{self._dataset.folder} holds {again} subjects in more than one file; MEDS keeps each in one file."
+                f"{plan.dataset.folder} holds {again} subjects in more than one file; MEDS keeps each in one file."
             )
-        return pieces
 
-    def vocabulary(self, pieces: list[Path], fitted: dict[str, pl.DataFrame]) -> vocabularies.Vocabulary:
+    def vocabulary(self, fitted: dict[str, pl.DataFrame]) -> vocabularies.Vocabulary:
         """The vocabulary of the train split."""
-        names = [read_piece(path)[1] for path in pieces]
+        plan = self._plan
+        names = [read_names(plan.piece(i))[0] for i in range(len(plan.chunks))]
         bounds: dict[str, list[tuple[float, float]]] = {}
-        for step in self._steps:
+        for step in plan.steps:
             if step.module is bin_values:
                 bounds.update(bin_values.bounds(fitted[step.label]))
-        descriptions = dict(self._dataset.codes.select("code", "description").iter_rows())
-        made = token_stages.vocabulary_of(names, self._recipe, bounds=bounds, descriptions=descriptions)
+        descriptions = dict(plan.dataset.codes.select("code", "description").iter_rows())
+        made = token_stages.vocabulary_of(names, plan.recipe, bounds=bounds, descriptions=descriptions)
         if len(made) == made.num_specials and not any(part["count"].sum() for part in names):
-            raise InputError(f"{self._dataset.folder} has no events in its train split; nothing can be fitted.")
+            raise InputError(f"{plan.dataset.folder} has no events in its train split; nothing can be fitted.")
         return made
 
-    def finish(self, pieces: list[Path], vocabulary: vocabularies.Vocabulary) -> dict[str, Counter[str]]:
+    def finish(self, vocabulary: vocabularies.Vocabulary) -> dict[str, Counter[str]]:
         """Writes the shards; counts what is in each split."""
+        plan = self._plan
         total = {split: Counter(subjects=0, events=0, known=0, tokens=0, subjects_set_aside=0) for split in meds.SPLITS}
-        opened = [read_piece(path) for path in pieces]
-        lookups = [token_stages.final_ids(names, vocabulary, self._recipe) for _, names, _ in opened]
-
-        def shard(number: int) -> dict[str, Counter[str]]:
-            done = self._folder / "shards" / f"{number:05d}.json"
-            if done.is_file():
-                return {k: Counter(v) for k, v in json.loads(done.read_text()).items()}
-            parts = []
-            for (table, _, _), lookup in zip(opened, lookups):
-                first, last = np.searchsorted(table["shard"].to_numpy(), [number, number + 1])
-                if last > first:
-                    parts.append((table.slice(first, last - first).drop_columns(["shard"]), lookup))
-            if not parts:
-                return {}
-            tables, counts = token_stages.finish(parts, vocabulary)
-            for split, table in tables.items():
-                token_dataset.write_table(table, self._folder / "data" / split / f"{number:05d}.arrow")
-            files.write_json(done, counts)
-            return counts
-
-        for counts in self._each("writing shards", range(self._num_shards), shard):
+        found = [read_names(plan.piece(i)) for i in range(len(plan.chunks))]
+        lookups = [token_stages.final_ids(names, vocabulary, plan.recipe) for names, _ in found]
+        write = functools.partial(plan.write_shard, lookups=lookups, vocabulary=vocabulary)
+        for counts in self._each("writing shards", write, plan.num_shards):
             for split, counter in counts.items():
                 total[split].update(counter)
-        for _, _, set_aside in opened:
+        for _, set_aside in found:
             for split, number in set_aside.items():
                 total[split]["subjects_set_aside"] += number
         return total
 
     def clean(self) -> None:
         """Removes what only the stages need."""
-        import shutil
-
         for name in ("pieces", "shards"):
-            shutil.rmtree(self._folder / name, ignore_errors=True)
+            shutil.rmtree(self._plan.folder / name, ignore_errors=True)
 
 
 def write_piece(path: Path, piece: token_stages.Piece, num_shards: int) -> None:
@@ -272,10 +288,15 @@ def write_piece(path: Path, piece: token_stages.Piece, num_shards: int) -> None:
             writer.write_table(table.combine_chunks())
 
 
-def read_piece(path: Path) -> tuple[pa.Table, pl.DataFrame, dict[str, int]]:
-    """A piece's subjects (mapped, not read), its names, and how many subjects it set aside by split."""
+def read_subjects(path: Path) -> pa.Table:
+    """A piece's subjects, in order of their shards; mapped, not read."""
     with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
-    metadata = table.schema.metadata
+        return pa.ipc.open_file(source).read_all().replace_schema_metadata(None)
+
+
+def read_names(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
+    """A piece's token names (token_stages.NAMES_SCHEMA), and how many subjects it set aside, by split."""
+    with pa.memory_map(str(path)) as source:
+        metadata = pa.ipc.open_file(source).schema.metadata
     names = pl.DataFrame(pl.from_arrow(pa.ipc.open_stream(metadata[b"names"]).read_all()))
-    return table.replace_schema_metadata(None), names, json.loads(metadata[b"set_aside"])
+    return names, json.loads(metadata[b"set_aside"])

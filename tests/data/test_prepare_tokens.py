@@ -10,7 +10,7 @@ import pytest
 
 from ehrjax.core import config as configs
 from ehrjax.core.errors import InputError
-from ehrjax.data import prepare_tokens, token_dataset, token_stages
+from ehrjax.data import engines, prepare_tokens, token_dataset, token_stages
 from ehrjax.ingest import meds
 from ehrjax.vocab import recipe
 from tests.conftest import ROOT, behrt_recipe
@@ -50,9 +50,8 @@ def test_pieces_and_workers_do_not_change_the_bytes(
     assert len([path for path in whole if path.startswith("data/train/")]) > 3
     for chunk, workers in ((10**9, 1), (500, 1), (500, 3), (1, 2)):
         monkeypatch.setattr(prepare_tokens, "CHUNK_EVENTS", chunk)
-        monkeypatch.setattr(prepare_tokens, "WORKERS", workers)
         target = tmp_path / f"{chunk}-{workers}"
-        prepare_tokens.prepare(again, target, grammar_of(name))
+        prepare_tokens.prepare(again, target, grammar_of(name), engine=engines.Local(workers))
         other = content(target)
         # The source's fingerprint is of its files, so only dataset.json differs.
         assert {k: v for k, v in other.items() if k != "dataset.json"} == {
@@ -75,7 +74,6 @@ def test_subjects_lie_in_the_shard_of_their_hash(toy_meds: Path, tmp_path: Path,
 def test_an_interrupted_stage_resumes(
     stage: str, toy_meds: Path, tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare_tokens, "WORKERS", 1)
     prepare_tokens.prepare(toy_meds, tmp_path / "whole", behrt_recipe())
     calls: list[int] = []
     function = getattr(token_stages, stage)
@@ -89,7 +87,7 @@ def test_an_interrupted_stage_resumes(
     monkeypatch.setattr(token_stages, stage, stopping)
     target = tmp_path / "tokens"
     with pytest.raises(KeyboardInterrupt):
-        prepare_tokens.prepare(toy_meds, target, behrt_recipe())
+        prepare_tokens.prepare(toy_meds, target, behrt_recipe(), engine=engines.Local(1))
     assert not target.exists() and (tmp_path / ".tokens.partial").is_dir()
     in_all = len(calls)
     calls.clear()
