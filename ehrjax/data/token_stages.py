@@ -176,14 +176,14 @@ def finish(
     split = whole["split"].to_numpy()
     place = np.select([split == name for name in SPLITS], range(len(SPLITS)), len(SPLITS))
     order = np.lexsort((whole["subject_id"].to_numpy(), place))
-    if (np.diff(order) != 1).any():
-        whole, place = whole.take(order).combine_chunks(), place[order]
+    place = place[order]
     tables, counts = {}, {}
     for number, name in enumerate(SPLITS):
         first, last = np.searchsorted(place, [number, number + 1])
         if first == last:
             continue
-        tables[name] = whole.slice(first, last - first).drop_columns(["split"])
+        # Taken, not sliced: a slice would write what lies behind it as padding.
+        tables[name] = whole.take(order[first:last]).drop_columns(["split"])
         column = tables[name]["tokens"].combine_chunks()
         tokens = column.flatten().to_numpy()
         events, unknown = tokens >= len(SPECIALS), tokens == vocabulary.unk

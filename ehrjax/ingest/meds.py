@@ -304,7 +304,9 @@ class MedsDataset:
 
 def _parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        # Codes repeat: as a dictionary they are read in half the time.
+        codes = [name for name in pq.read_schema(path).names if name == "code"]
+        return pq.ParquetFile(path, read_dictionary=codes)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as parquet; it is truncated or foreign: write it again.") from error
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 # True on rows that a step added.
 ADDED = "added"
 AT = "_at"
-_KEY = "_key"
-# Places before, at and behind a row.
-_PLACES = 16
+# More than the places before, at and behind a row.
+_PLACES = 64
 
 
 def beside(events: pl.DataFrame, where: pl.Expr | pl.Series) -> pl.DataFrame:
@@ -48,15 +48,13 @@ def inserted(
         given.
       after: likewise behind their rows.
     """
-    place = pl.int_range(pl.len(), dtype=pl.Int64) * _PLACES + _PLACES // 2
-    whole = events.with_columns(place.alias(_KEY))
-    columns = whole.columns
-    places = [*range(-len(before), 0), *range(1, len(after) + 1)]
-    for frame, at in zip((*before, *after), places):
-        key = pl.col(AT).cast(pl.Int64) * _PLACES + _PLACES // 2 + at
-        # Both are in order already, so they are merged, not sorted.
-        whole = whole.merge_sorted(frame.with_columns(key.alias(_KEY)).select(columns), key=_KEY)
-    return whole.drop(_KEY)
+    places = [*range(-len(before), 0), 0, *range(1, len(after) + 1)]
+    frames = [*before, events, *after]
+    at = [np.arange(len(frame)) if frame is events else frame[AT].to_numpy() for frame in frames]
+    keys = [rows.astype(np.int64) * _PLACES + place for rows, place in zip(at, places)]
+    # Each part is in order already, so a stable sort only merges them.
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    return pl.concat([frame.select(events.columns) for frame in frames], rechunk=True)[order]
 
 
 def first_of_subject() -> pl.Expr:

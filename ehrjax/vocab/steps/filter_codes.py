@@ -50,8 +50,13 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
         return events
     # Patterns are tried once a code, not once an event.
     codes = events.select(pl.col("code").unique())
+    stays = pl.lit(True)
     if settings.drop:
-        codes = codes.filter(~matches(settings.drop))
+        stays = stays & ~matches(settings.drop)
     if settings.keep:
-        codes = codes.filter(matches(settings.keep))
-    return events.join(codes, on="code", how="semi", maintain_order="left")
+        stays = stays & matches(settings.keep)
+    kept = codes.select("code", stays.alias("stays"))
+    lost = kept.filter(~pl.col("stays"))["code"]
+    if 2 * len(lost) <= len(kept):
+        return events.filter(~pl.col("code").is_in(lost.implode())) if len(lost) else events
+    return events.filter(pl.col("code").is_in(kept.filter("stays")["code"].implode()))
