@@ -337,7 +337,7 @@ class _Work:
         self.subject_ids()
         total = {split: Counter(subjects=0, events=0, known=0, tokens=0) for split in meds.SPLITS}
         same = np.arange(len(vocabulary), dtype=np.int32)
-        opened = [prepare_tokens.read_piece(path)[0] for path in self._pieces]
+        opened = [prepare_tokens.read_subjects(path) for path in self._pieces]
         for number in range(self._num_shards):
             parts = []
             for table in opened:
