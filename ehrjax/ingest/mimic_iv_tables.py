@@ -10,8 +10,7 @@ from __future__ import annotations
 import polars as pl
 
 from ehrjax.ingest.meds import BIRTH, DEATH
-from ehrjax.ingest.raw_csv import Kind
-from ehrjax.ingest.raw_tables import Event, Table, code, not_before, or_unknown, words
+from ehrjax.ingest.raw_tables import Event, Table, code, columns_of, not_before, or_unknown, words
 
 HOSP, ICU = "hosp", "icu"
 
@@ -27,11 +26,6 @@ _STATIC, _ADMISSION, _LEAVING_ICU, _DISCHARGE, _BILLING, _DEATH = 0, 1, 60, 61, 
 
 # PhysioNet replaced free text that might identify someone by this.
 _DEIDENTIFIED = "___"
-
-
-def _columns(*, ids: str, times: str = "", dates: str = "", numbers: str = "", texts: str = "") -> dict[str, Kind]:
-    named = {Kind.ID: ids, Kind.TIME: times, Kind.DATE: dates, Kind.NUMBER: numbers, Kind.TEXT: texts}
-    return {name: kind for kind, names in named.items() for name in names.split()}
 
 
 _SUBJECT = ("no subject_id", pl.col("subject_id").is_null())
@@ -69,7 +63,7 @@ def _measured(value: str, number: str | None = None) -> tuple[pl.Expr, pl.Expr]:
 PATIENTS = Table(
     "patients",
     HOSP,
-    _columns(ids="subject_id anchor_age anchor_year", dates="dod", texts="gender"),
+    columns_of(ids="subject_id anchor_age anchor_year", dates="dod", texts="gender"),
     (
         Event(code("GENDER", words("gender")), None),
         # Only the age in one year is published, so the birthday is taken to be 1 January.
@@ -86,7 +80,7 @@ PATIENTS = Table(
 ADMISSIONS = Table(
     "admissions",
     HOSP,
-    _columns(
+    columns_of(
         ids="subject_id hadm_id",
         times="admittime dischtime deathtime edregtime edouttime",
         texts="admission_type admission_location discharge_location insurance language marital_status race",
@@ -117,7 +111,7 @@ ADMISSIONS = Table(
 TRANSFERS = Table(
     "transfers",
     HOSP,
-    _columns(ids="subject_id hadm_id", times="intime", texts="eventtype careunit"),
+    columns_of(ids="subject_id hadm_id", times="intime", texts="eventtype careunit"),
     (Event(code("TRANSFER", or_unknown("eventtype"), or_unknown("careunit")), pl.col("intime")),),
     2,
     "at intime; outtime is told by the next transfer",
@@ -127,7 +121,7 @@ TRANSFERS = Table(
 ICUSTAYS = Table(
     "icustays",
     ICU,
-    _columns(ids="subject_id hadm_id", times="intime outtime", texts="first_careunit last_careunit"),
+    columns_of(ids="subject_id hadm_id", times="intime outtime", texts="first_careunit last_careunit"),
     (
         Event(code("ICU_ADMISSION", or_unknown("first_careunit")), pl.col("intime")),
         Event(
@@ -144,7 +138,7 @@ ICUSTAYS = Table(
 SERVICES = Table(
     "services",
     HOSP,
-    _columns(ids="subject_id hadm_id", times="transfertime", texts="curr_service"),
+    columns_of(ids="subject_id hadm_id", times="transfertime", texts="curr_service"),
     (Event(code("SERVICE", words("curr_service")), pl.col("transfertime")),),
     4,
     "at transfertime",
@@ -168,7 +162,7 @@ _OMR_NUMERIC, _OMR_TEXT = _measured("result_value")
 OMR = Table(
     "omr",
     HOSP,
-    _columns(ids="subject_id", dates="chartdate", texts="result_name result_value"),
+    columns_of(ids="subject_id", dates="chartdate", texts="result_name result_value"),
     (
         Event(
             pl.when(~_IS_PRESSURE).then(code("OMR", words("result_name"))),
@@ -188,7 +182,7 @@ _LAB_NUMERIC, _LAB_TEXT = _measured("value", "valuenum")
 LABEVENTS = Table(
     "labevents",
     HOSP,
-    _columns(ids="subject_id hadm_id", times="charttime", numbers="valuenum", texts="itemid value valueuom"),
+    columns_of(ids="subject_id hadm_id", times="charttime", numbers="valuenum", texts="itemid value valueuom"),
     (Event(code("LAB", words("itemid"), or_unknown("valueuom")), pl.col("charttime"), _LAB_NUMERIC, _LAB_TEXT),),
     20,
     "at charttime, when the specimen was taken; flag, priority and comments are not read",
@@ -203,7 +197,7 @@ _REPORTED = pl.when(_STORED.is_not_null()).then(pl.max_horizontal(_STORED, _SAMP
 MICROBIOLOGYEVENTS = Table(
     "microbiologyevents",
     HOSP,
-    _columns(
+    columns_of(
         ids="subject_id hadm_id",
         times="charttime storetime",
         dates="chartdate storedate",
@@ -244,7 +238,7 @@ _CHART_NUMERIC, _CHART_TEXT = _measured("value", "valuenum")
 CHARTEVENTS = Table(
     "chartevents",
     ICU,
-    _columns(ids="subject_id hadm_id", times="charttime", numbers="valuenum", texts="itemid value valueuom"),
+    columns_of(ids="subject_id hadm_id", times="charttime", numbers="valuenum", texts="itemid value valueuom"),
     (
         Event(
             code("CHART", words("itemid"), or_unknown("valueuom")),
@@ -261,7 +255,7 @@ CHARTEVENTS = Table(
 INPUTEVENTS = Table(
     "inputevents",
     ICU,
-    _columns(
+    columns_of(
         ids="subject_id hadm_id",
         times="starttime endtime",
         numbers="amount rate",
@@ -287,7 +281,7 @@ INPUTEVENTS = Table(
 OUTPUTEVENTS = Table(
     "outputevents",
     ICU,
-    _columns(ids="subject_id hadm_id", times="charttime", numbers="value", texts="itemid valueuom"),
+    columns_of(ids="subject_id hadm_id", times="charttime", numbers="value", texts="itemid valueuom"),
     (Event(code("OUTPUT", words("itemid"), or_unknown("valueuom")), pl.col("charttime"), pl.col("value")),),
     31,
     "at charttime",
@@ -297,7 +291,7 @@ OUTPUTEVENTS = Table(
 PROCEDUREEVENTS = Table(
     "procedureevents",
     ICU,
-    _columns(ids="subject_id hadm_id", times="starttime", texts="itemid"),
+    columns_of(ids="subject_id hadm_id", times="starttime", texts="itemid"),
     (Event(code("ICU_PROCEDURE", words("itemid")), pl.col("starttime")),),
     32,
     "at starttime; its value is a duration, which is not known then and is not read",
@@ -307,7 +301,7 @@ PROCEDUREEVENTS = Table(
 PRESCRIPTIONS = Table(
     "prescriptions",
     HOSP,
-    _columns(ids="subject_id hadm_id", times="starttime", texts="drug"),
+    columns_of(ids="subject_id hadm_id", times="starttime", texts="drug"),
     (Event(code("MEDICATION", words("drug")), pl.col("starttime")),),
     40,
     "at starttime",
@@ -317,7 +311,7 @@ PRESCRIPTIONS = Table(
 EMAR = Table(
     "emar",
     HOSP,
-    _columns(ids="subject_id hadm_id", times="charttime", texts="medication event_txt"),
+    columns_of(ids="subject_id hadm_id", times="charttime", texts="medication event_txt"),
     (Event(code("ADMINISTRATION", words("medication"), or_unknown("event_txt")), pl.col("charttime")),),
     41,
     "at charttime",
@@ -327,7 +321,7 @@ EMAR = Table(
 HCPCSEVENTS = Table(
     "hcpcsevents",
     HOSP,
-    _columns(ids="subject_id hadm_id", dates="chartdate", texts="hcpcs_cd short_description"),
+    columns_of(ids="subject_id hadm_id", dates="chartdate", texts="hcpcs_cd short_description"),
     (Event(code("HCPCS", words("hcpcs_cd")), pl.col("chartdate")),),
     50,
     "only the date is known: the end of that day",
@@ -337,7 +331,7 @@ HCPCSEVENTS = Table(
 DIAGNOSES_ICD = Table(
     "diagnoses_icd",
     HOSP,
-    _columns(ids="subject_id hadm_id", texts="icd_code icd_version"),
+    columns_of(ids="subject_id hadm_id", texts="icd_code icd_version"),
     (
         Event(
             code(
@@ -356,7 +350,7 @@ DIAGNOSES_ICD = Table(
 PROCEDURES_ICD = Table(
     "procedures_icd",
     HOSP,
-    _columns(ids="subject_id hadm_id", texts="icd_code icd_version"),
+    columns_of(ids="subject_id hadm_id", texts="icd_code icd_version"),
     (
         Event(
             code(
@@ -375,7 +369,7 @@ PROCEDURES_ICD = Table(
 DRGCODES = Table(
     "drgcodes",
     HOSP,
-    _columns(ids="subject_id hadm_id", texts="drg_type drg_code description"),
+    columns_of(ids="subject_id hadm_id", texts="drg_type drg_code description"),
     (Event(code("DRG", or_unknown("drg_type"), words("drg_code")), pl.col(DISCHARGE)),),
     _BILLING,
     _BILLED_WHY,

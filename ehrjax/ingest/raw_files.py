@@ -10,6 +10,7 @@ import polars as pl
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import raw_csv, raw_parquet
 from ehrjax.ingest.raw_csv import ROW, Kind
+from ehrjax.ingest.raw_tables import Table
 
 SUFFIXES = (*raw_csv.SUFFIXES, ".parquet")
 
@@ -49,6 +50,57 @@ def columns_of(path: Path) -> list[str]:
     if path.suffix == ".parquet":
         return raw_parquet.column_names(path)
     return raw_csv.check_columns(path, ())[0]
+
+
+def check_columns(paths: Iterable[Path], columns: Iterable[str]) -> None:
+    """Raises InputError where a part of a table lacks one of `columns`: for a look before any long work."""
+    for path in paths:
+        there = {name.lower() for name in columns_of(path)}
+        if missing := [name for name in columns if name.lower() not in there]:
+            raise InputError(
+                f"{path} has no column {', '.join(map(repr, missing))}; "
+                "check that it is the table its name says, in its published layout."
+            )
+
+
+def find_tables(folder: Path, tables: Iterable[Table], *, source: str) -> dict[str, list[Path]]:
+    """Name -> files of those tables that a source's folder holds; their columns are checked.
+
+    Args:
+      folder: the input folder; a table lies in its `Table.folder` below it.
+      tables: what the reader reads.
+      source: what the folder holds, for messages ("OMOP CDM").
+
+    Raises:
+      InputError: the folder or a required table is not there, a table is there twice, is damaged at its start, or
+        lacks a column.
+    """
+    if not folder.is_dir():
+        raise InputError(f"The {source} folder {folder} does not exist; name the folder that holds its tables.")
+    found = {}
+    for table in tables:
+        if paths := find_table(folder / table.folder, table.name):
+            check_columns(paths, table.columns)
+            found[table.name] = paths
+        elif table.required:
+            raise InputError(
+                f"{folder / table.folder} holds no table {table.name} ({', '.join(SUFFIXES)}), which is needed; "
+                f"name the folder that holds the tables of {source}."
+            )
+    return found
+
+
+def read_whole(paths: Iterable[Path], table: Table) -> pl.DataFrame:
+    """A table in memory.
+
+    Raises:
+      InputError: it has a header but no rows.
+    """
+    paths = list(paths)
+    batches = list(read_batches(paths, table.columns, optional=table.optional))
+    if not batches:
+        raise InputError(f"{paths[0]} has a header but no rows; copy the table again.")
+    return pl.concat(batches)
 
 
 def present(path: Path, columns: Mapping[str, Kind]) -> dict[str, Kind]:

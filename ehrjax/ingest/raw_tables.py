@@ -57,6 +57,14 @@ def not_before(time: str, known: str | pl.Expr) -> pl.Expr:
     return pl.when(pl.col(time).is_not_null()).then(pl.max_horizontal(pl.col(time), known))
 
 
+def columns_of(
+    *, ids: str = "", times: str = "", dates: str = "", numbers: str = "", texts: str = ""
+) -> dict[str, Kind]:
+    """Columns with their kinds, from names parted by blanks."""
+    named = {Kind.ID: ids, Kind.TIME: times, Kind.DATE: dates, Kind.NUMBER: numbers, Kind.TEXT: texts}
+    return {name: kind for kind, names in named.items() for name in names.split()}
+
+
 @dataclass(frozen=True)
 class Event:
     """One kind of event that a row can give.
@@ -94,6 +102,7 @@ class Table:
       repeats: the reason given for a row all of whose events were already given by an earlier row
         (`Event.once`).
       required: the reader refuses an input without this table or with an empty one.
+      optional: columns that become null where the table lacks them.
     """
 
     name: str
@@ -105,6 +114,7 @@ class Table:
     set_aside: tuple[tuple[str, pl.Expr], ...] = ()
     repeats: str = "repeats an earlier row"
     required: bool = False
+    optional: Mapping[str, Kind] = field(default_factory=dict)
 
 
 @dataclass

@@ -75,7 +75,7 @@ def read(
         found = f"holds {', '.join(path.name for path in paths)}; keep one of them" if paths else "is not there"
         raise InputError(f"{input / 'diabetic_data.csv'} (or .csv.gz, .csv.zst, .parquet) {found}.")
     path = paths[0]
-    _check_columns(path)
+    raw_files.check_columns(paths, uci.COLUMNS)
     report = ByteProgress(progress, 2 * path.stat().st_size)
     order = _Order(path, report)
     ids = _mapping(input)
@@ -103,14 +103,6 @@ def read(
             },
             extra={"pseudo_dates": PSEUDO_DATES, "roles": uci.ROLES},
         )
-
-
-def _check_columns(path: Path) -> None:
-    """Raises InputError where a column is missing, before any long work."""
-    there = {name.lower() for name in raw_files.columns_of(path)}
-    missing = [name for name in uci.COLUMNS if name.lower() not in there]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(map(repr, missing))}; copy the published file again.")
 
 
 def _mapping(input: Path) -> dict[str, dict[str, str]]:
