@@ -43,13 +43,18 @@ TOKEN_SOURCES = {"tokens": "ehrjax.data.token_files"}
 
 
 def sources() -> dict[str, str]:
-    """Source -> its reader: a module of ehrjax.ingest that has a function `read`, or one of TOKEN_SOURCES."""
+    """Source -> its reader: a module of ehrjax.ingest that has a function `read`, or one of TOKEN_SOURCES.
+
+    The source is called as the module (`mimic_iv`: mimic-iv), or as its SOURCE_NAME says.
+    """
     from ehrjax import ingest
 
-    names = [module.name for module in pkgutil.iter_modules(ingest.__path__)]
-    modules = {name.replace("_", "-"): f"ehrjax.ingest.{name}" for name in names}
-    readers = {name: module for name, module in modules.items() if hasattr(importlib.import_module(module), "read")}
-    return dict(sorted({**readers, **TOKEN_SOURCES}.items()))
+    readers = dict(TOKEN_SOURCES)
+    for found in pkgutil.iter_modules(ingest.__path__):
+        module = importlib.import_module(f"ehrjax.ingest.{found.name}")
+        if hasattr(module, "read"):
+            readers[getattr(module, "SOURCE_NAME", found.name.replace("_", "-"))] = module.__name__
+    return dict(sorted(readers.items()))
 
 
 def synthetic(args: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import SPLITS, VISIT_COLUMN, MedsWriter, family
 from ehrjax.ingest.raw_tables import VISIT_FROM, Buckets, Table, Tally, events_of, in_order
 
@@ -122,6 +123,9 @@ class Conversion:
         Returns:
           A summary without any patient's values, also kept in dataset.json under `reader_summary`: per table
           rows = rows_emitted + sum(rows_set_aside); events by family; subjects by split.
+
+        Raises:
+          InputError: there is no event at all.
         """
         tables = dict(enumerate(self._tables))
         counts: Counter[str] = Counter()
@@ -133,6 +137,9 @@ class Conversion:
                 subjects[split] += 1
             self.writer.write_shard(shard)
         self._buckets.remove()
+        if not self.writer.rows:
+            named = ", ".join(self.tallies)
+            raise InputError(f"No row of {named} gives an event; check that these are the tables of {self._source}.")
         families: Counter[str] = Counter()
         for name, count in counts.items():
             families[family(name)] += count

@@ -276,6 +276,10 @@ def parse(frame: pl.DataFrame, columns: Mapping[str, Kind], path: Path) -> pl.Da
             continue
         if kind is Kind.TIME:
             out = out.with_columns(_other_time(text[name], out[name]))
+        elif kind is Kind.ID:
+            # A column of whole numbers with gaps leaves pandas as 12.0.
+            whole = text[name].str.strip_suffix(".0").cast(pl.Int64, strict=False)
+            out = out.with_columns(whole.alias(name))
         bad = text.filter(out[name].is_null() & text[name].is_not_null())
         if len(bad):
             row, value = bad[ROW][0], bad[name][0]
