@@ -10,55 +10,24 @@ from __future__ import annotations
 import polars as pl
 
 from ehrjax.ingest.meds import BIRTH, DEATH
-from ehrjax.ingest.raw_tables import Event, Table, code, columns_of, not_before, or_unknown, words
-
-HOSP, ICU = "hosp", "icu"
-
-# Columns that the reader joins to every row before `events_of`.
-KNOWN_SUBJECT = "known_subject"
-KNOWN_ADMISSION = "known_admission"
-DISCHARGE = "discharge_time"
-DEATH_TIME = "death_time"
-
-# Places among events at the same time: what opens a stay, what happens in it, what closes it, what is coded
-# after it. Death is last.
-_STATIC, _ADMISSION, _LEAVING_ICU, _DISCHARGE, _BILLING, _DEATH = 0, 1, 60, 61, 70, 99
-
-# PhysioNet replaced free text that might identify someone by this.
-_DEIDENTIFIED = "___"
-
-
-_SUBJECT = ("no subject_id", pl.col("subject_id").is_null())
-_UNKNOWN_SUBJECT = ("subject not in patients", ~pl.col(KNOWN_SUBJECT))
-
-
-def _no(what: str, column: str) -> tuple[str, pl.Expr]:
-    return f"no {what}", pl.col(column).is_null()
-
-
-def _aside(*more: tuple[str, pl.Expr]) -> tuple[tuple[str, pl.Expr], ...]:
-    return (_SUBJECT, _UNKNOWN_SUBJECT, *more)
-
-
-_BILLED = (
-    _no("hadm_id", "hadm_id"),
-    ("hadm_id not among the subject's admissions", ~pl.col(KNOWN_ADMISSION)),
-    _no("discharge time", DISCHARGE),
+from ehrjax.ingest.mimic_codes import HOSP, ICU
+from ehrjax.ingest.mimic_common import (
+    ADMISSION,
+    AT_DISCHARGE,
+    BILLED,
+    BILLED_WHY,
+    BILLING,
+    DEATH_TIME,
+    DISCHARGE,
+    LAST,
+    LEAVING_ICU,
+    NO_SUBJECT,
+    STATIC,
+    aside,
+    lacking,
+    measured,
 )
-_BILLED_WHY = "coded from the finished record: known at the discharge of its hadm_id"
-
-
-def _measured(value: str, number: str | None = None) -> tuple[pl.Expr, pl.Expr]:
-    """(numeric, text) of a measurement. A bound such as `<0.01` is not a number: it stays text."""
-    bound = pl.col(value).str.contains(r"^[<>≤≥]").fill_null(False)
-    parsed = pl.col(value).cast(pl.Float64, strict=False)
-    parsed = pl.when(parsed.is_finite()).then(parsed)
-    if number:
-        parsed = pl.coalesce(pl.col(number), parsed)
-    numeric = pl.when(~bound).then(parsed)
-    text = pl.when(numeric.is_null() & (pl.col(value) != _DEIDENTIFIED)).then(pl.col(value))
-    return numeric, text
-
+from ehrjax.ingest.raw_tables import Event, Table, code, columns_of, not_before, or_unknown, words
 
 PATIENTS = Table(
     "patients",
@@ -68,12 +37,12 @@ PATIENTS = Table(
         Event(code("GENDER", words("gender")), None),
         # Only the age in one year is published, so the birthday is taken to be 1 January.
         Event(pl.lit(BIRTH), pl.datetime(pl.col("anchor_year") - pl.col("anchor_age"), 1, 1)),
-        Event(pl.lit(DEATH), pl.col(DEATH_TIME), rank=_DEATH),
+        Event(pl.lit(DEATH), pl.col(DEATH_TIME), rank=LAST),
     ),
-    _STATIC,
+    STATIC,
     "gender is static; birth is 1 January of anchor_year - anchor_age; death is the earlier of "
     "admissions.deathtime and the end of the day dod",
-    (_SUBJECT,),
+    (NO_SUBJECT,),
     required=True,
 )
 
@@ -99,12 +68,12 @@ ADMISSIONS = Table(
         Event(code("MARITAL_STATUS", words("marital_status")), pl.col("admittime")),
         Event(code("RACE", words("race")), pl.col("admittime")),
         Event(pl.lit("ED_OUT"), not_before("edouttime", "admittime")),
-        Event(code("HOSPITAL_DISCHARGE", or_unknown("discharge_location")), pl.col(DISCHARGE), rank=_DISCHARGE),
+        Event(code("HOSPITAL_DISCHARGE", or_unknown("discharge_location")), pl.col(DISCHARGE), rank=AT_DISCHARGE),
     ),
-    _ADMISSION,
+    ADMISSION,
     "the admission and who is admitted at admittime; discharge and where to at dischtime; the emergency "
     "visit that led to it no earlier than admittime; hospital_expire_flag is not read",
-    _aside(_no("hadm_id", "hadm_id"), _no("admission time", "admittime")),
+    aside(lacking("hadm_id", "hadm_id"), lacking("admission time", "admittime")),
     required=True,
 )
 
@@ -115,7 +84,7 @@ TRANSFERS = Table(
     (Event(code("TRANSFER", or_unknown("eventtype"), or_unknown("careunit")), pl.col("intime")),),
     2,
     "at intime; outtime is told by the next transfer",
-    _aside(_no("time", "intime")),
+    aside(lacking("time", "intime")),
 )
 
 ICUSTAYS = Table(
@@ -127,12 +96,12 @@ ICUSTAYS = Table(
         Event(
             code("ICU_DISCHARGE", or_unknown("last_careunit")),
             not_before("outtime", "intime"),
-            rank=_LEAVING_ICU,
+            rank=LEAVING_ICU,
         ),
     ),
     3,
     "the first unit at intime, the last one only at outtime; los is not read",
-    _aside(_no("time", "intime")),
+    aside(lacking("time", "intime")),
 )
 
 SERVICES = Table(
@@ -142,7 +111,7 @@ SERVICES = Table(
     (Event(code("SERVICE", words("curr_service")), pl.col("transfertime")),),
     4,
     "at transfertime",
-    _aside(_no("time", "transfertime"), _no("service", "curr_service")),
+    aside(lacking("time", "transfertime"), lacking("service", "curr_service")),
 )
 
 _PRESSURE = r"^(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)$"
@@ -158,7 +127,7 @@ def _pressure(name: str, group: int) -> Event:
     )
 
 
-_OMR_NUMERIC, _OMR_TEXT = _measured("result_value")
+_OMR_NUMERIC, _OMR_TEXT = measured("result_value")
 OMR = Table(
     "omr",
     HOSP,
@@ -175,10 +144,10 @@ OMR = Table(
     ),
     10,
     "only the date is known: the end of that day",
-    _aside(_no("date", "chartdate"), _no("result name", "result_name"), _no("value", "result_value")),
+    aside(lacking("date", "chartdate"), lacking("result name", "result_name"), lacking("value", "result_value")),
 )
 
-_LAB_NUMERIC, _LAB_TEXT = _measured("value", "valuenum")
+_LAB_NUMERIC, _LAB_TEXT = measured("value", "valuenum")
 LABEVENTS = Table(
     "labevents",
     HOSP,
@@ -186,7 +155,7 @@ LABEVENTS = Table(
     (Event(code("LAB", words("itemid"), or_unknown("valueuom")), pl.col("charttime"), _LAB_NUMERIC, _LAB_TEXT),),
     20,
     "at charttime, when the specimen was taken; flag, priority and comments are not read",
-    _aside(_no("time", "charttime"), _no("itemid", "itemid")),
+    aside(lacking("time", "charttime"), lacking("itemid", "itemid")),
 )
 
 _TEST = pl.concat_str(["micro_specimen_id", "test_seq", "test_itemid"], separator="|", ignore_nulls=True)
@@ -230,11 +199,11 @@ MICROBIOLOGYEVENTS = Table(
     21,
     "specimen and test at charttime (end of chartdate where there is none), organism and susceptibility at "
     "storetime (end of storedate); comments are not read",
-    _aside(("no time", _SAMPLED.is_null())),
+    aside(("no time", _SAMPLED.is_null())),
     repeats="repeats its specimen and test without a new result",
 )
 
-_CHART_NUMERIC, _CHART_TEXT = _measured("value", "valuenum")
+_CHART_NUMERIC, _CHART_TEXT = measured("value", "valuenum")
 CHARTEVENTS = Table(
     "chartevents",
     ICU,
@@ -249,7 +218,7 @@ CHARTEVENTS = Table(
     ),
     22,
     "at charttime",
-    _aside(_no("time", "charttime"), _no("itemid", "itemid")),
+    aside(lacking("time", "charttime"), lacking("itemid", "itemid")),
 )
 
 INPUTEVENTS = Table(
@@ -275,7 +244,7 @@ INPUTEVENTS = Table(
     ),
     30,
     "the rate at starttime, the amount given only at endtime",
-    _aside(_no("time", "starttime"), _no("itemid", "itemid")),
+    aside(lacking("time", "starttime"), lacking("itemid", "itemid")),
 )
 
 OUTPUTEVENTS = Table(
@@ -285,7 +254,7 @@ OUTPUTEVENTS = Table(
     (Event(code("OUTPUT", words("itemid"), or_unknown("valueuom")), pl.col("charttime"), pl.col("value")),),
     31,
     "at charttime",
-    _aside(_no("time", "charttime"), _no("itemid", "itemid")),
+    aside(lacking("time", "charttime"), lacking("itemid", "itemid")),
 )
 
 PROCEDUREEVENTS = Table(
@@ -295,7 +264,7 @@ PROCEDUREEVENTS = Table(
     (Event(code("ICU_PROCEDURE", words("itemid")), pl.col("starttime")),),
     32,
     "at starttime; its value is a duration, which is not known then and is not read",
-    _aside(_no("time", "starttime"), _no("itemid", "itemid")),
+    aside(lacking("time", "starttime"), lacking("itemid", "itemid")),
 )
 
 PRESCRIPTIONS = Table(
@@ -305,7 +274,7 @@ PRESCRIPTIONS = Table(
     (Event(code("MEDICATION", words("drug")), pl.col("starttime")),),
     40,
     "at starttime",
-    _aside(_no("time", "starttime"), _no("drug", "drug")),
+    aside(lacking("time", "starttime"), lacking("drug", "drug")),
 )
 
 EMAR = Table(
@@ -315,7 +284,7 @@ EMAR = Table(
     (Event(code("ADMINISTRATION", words("medication"), or_unknown("event_txt")), pl.col("charttime")),),
     41,
     "at charttime",
-    _aside(_no("time", "charttime"), _no("medication", "medication")),
+    aside(lacking("time", "charttime"), lacking("medication", "medication")),
 )
 
 HCPCSEVENTS = Table(
@@ -325,7 +294,7 @@ HCPCSEVENTS = Table(
     (Event(code("HCPCS", words("hcpcs_cd")), pl.col("chartdate")),),
     50,
     "only the date is known: the end of that day",
-    _aside(_no("date", "chartdate"), _no("code", "hcpcs_cd")),
+    aside(lacking("date", "chartdate"), lacking("code", "hcpcs_cd")),
 )
 
 DIAGNOSES_ICD = Table(
@@ -342,9 +311,9 @@ DIAGNOSES_ICD = Table(
             pl.col(DISCHARGE),
         ),
     ),
-    _BILLING,
-    _BILLED_WHY,
-    _aside(*_BILLED, _no("code", "icd_code"), _no("code version", "icd_version")),
+    BILLING,
+    BILLED_WHY,
+    aside(*BILLED, lacking("code", "icd_code"), lacking("code version", "icd_version")),
 )
 
 PROCEDURES_ICD = Table(
@@ -361,9 +330,9 @@ PROCEDURES_ICD = Table(
             pl.col(DISCHARGE),
         ),
     ),
-    _BILLING,
-    _BILLED_WHY + ", although chartdate may be earlier",
-    _aside(*_BILLED, _no("code", "icd_code"), _no("code version", "icd_version")),
+    BILLING,
+    BILLED_WHY + ", although chartdate may be earlier",
+    aside(*BILLED, lacking("code", "icd_code"), lacking("code version", "icd_version")),
 )
 
 DRGCODES = Table(
@@ -371,9 +340,9 @@ DRGCODES = Table(
     HOSP,
     columns_of(ids="subject_id hadm_id", texts="drg_type drg_code description"),
     (Event(code("DRG", or_unknown("drg_type"), words("drg_code")), pl.col(DISCHARGE)),),
-    _BILLING,
-    _BILLED_WHY,
-    _aside(*_BILLED, _no("code", "drg_code")),
+    BILLING,
+    BILLED_WHY,
+    aside(*BILLED, lacking("code", "drg_code")),
 )
 
 # In the order of reading; patients and admissions come first because the others are joined to them.

@@ -23,6 +23,7 @@ from ehrjax.ingest import raw_files
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress, text_bytes
 from ehrjax.ingest.meds import BIRTH, DEATH, SEPARATOR, VISIT_COLUMN
 from ehrjax.ingest.omop_concepts import NO_CONCEPT, TABLES, WELL_KNOWN, Concepts
+from ehrjax.ingest.raw_csv import ROW
 from ehrjax.ingest.raw_tables import UNKNOWN, VISIT_FROM, KeyIndex, not_before, words
 
 STANDARD, SOURCE = "standard", "source"
@@ -123,7 +124,7 @@ def _spill(
 ) -> None:
     """Reads every table once into the buckets."""
     persons = raw_files.read_whole(paths["person"], omop.PERSON)
-    _unique(persons["person_id"], paths["person"])
+    raw_files.refuse_repeats(persons, "person_id", paths["person"])
     joined = _Joined(persons["person_id"], _visits(paths), settings)
     conversion.add(_person(persons, concepts), omop.PERSON)
     report.finished("person", sizes["person"])
@@ -141,13 +142,6 @@ def _spill(
         for batch in raw_files.read_batches(paths["death"], table.columns, optional=table.optional):
             conversion.add(_death(joined.known(batch), concepts, settings), table)
         report.finished("death", sizes["death"])
-
-
-def _unique(keys: pl.Series, paths: list[Path]) -> None:
-    """Raises InputError where a key occurs twice in a table that others are joined to."""
-    keys = keys.drop_nulls()
-    if not keys.is_unique().all():
-        raise InputError(f"{paths[0]} holds a {keys.name} more than once; keep one row for each.")
 
 
 def _person(frame: pl.DataFrame, concepts: Concepts) -> pl.DataFrame:
@@ -223,8 +217,8 @@ def _death(frame: pl.DataFrame, concepts: Concepts, settings: Settings) -> pl.Da
 def _visits(paths: dict[str, list[Path]]) -> pl.DataFrame:
     """Whose every visit is, and from when to when."""
     clinical = omop.VISIT_OCCURRENCE
-    names = ("visit_occurrence_id", "person_id", "start", "finished")
-    empty = pl.DataFrame(schema=dict(zip(names, (pl.Int64, pl.Int64, pl.Datetime("us"), pl.Datetime("us")))))
+    names = ("visit_occurrence_id", "person_id", "start", "finished", ROW)
+    empty = pl.DataFrame(schema=dict(zip(names, (pl.Int64, pl.Int64, *[pl.Datetime("us")] * 2, pl.Int64))))
     frames = [empty]
     if "visit_occurrence" in paths:
         table = clinical.table
@@ -234,13 +228,14 @@ def _visits(paths: dict[str, list[Path]]) -> pl.DataFrame:
                 .select(
                     "visit_occurrence_id",
                     "person_id",
+                    ROW,
                     omop.day_or_time("visit_start_date", "visit_start_datetime").alias("start"),
                     omop.day_or_time("visit_end_date", "visit_end_datetime").alias("end"),
                 )
                 .with_columns(not_before("end", "start").alias("finished"))
                 .select(names)
             )
-        _unique(pl.concat(frames)["visit_occurrence_id"], paths["visit_occurrence"])
+        raw_files.refuse_repeats(pl.concat(frames), "visit_occurrence_id", paths["visit_occurrence"])
     return pl.concat(frames)
 
 

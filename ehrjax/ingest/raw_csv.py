@@ -44,18 +44,6 @@ class Kind(Enum):
     DATE = "a date such as 2180-07-23"
 
 
-def find_table(folder: Path, name: str) -> Path | None:
-    """The file `name`.csv, `name`.csv.gz or `name`.csv.zst in `folder`, or None.
-
-    Raises:
-      InputError: several are there, so it is not clear which one is meant.
-    """
-    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
-    if len(found) > 1:
-        raise InputError(f"{folder} holds both {found[0].name} and {found[1].name}; keep one of them.")
-    return found[0] if found else None
-
-
 def read_batches(
     path: Path,
     columns: Mapping[str, Kind],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -101,6 +101,21 @@ def read_whole(paths: Iterable[Path], table: Table) -> pl.DataFrame:
     if not batches:
         raise InputError(f"{paths[0]} has a header but no rows; copy the table again.")
     return pl.concat(batches)
+
+
+def refuse_repeats(frame: pl.DataFrame, key: str, paths: Sequence[Path]) -> None:
+    """Raises InputError where a key occurs twice in a table, read from `paths`, that others are joined to."""
+    repeated = frame.filter(pl.col(key).is_not_null() & ~pl.col(key).is_first_distinct())
+    if not len(repeated):
+        return
+    if len(paths) > 1:
+        raise InputError(f"The files in {paths[0].parent} hold a {key} more than once; keep one row for each.")
+    row, value = repeated[ROW][0], repeated[key][0]
+    first = frame.filter(pl.col(key) == value)[ROW][0]
+    raise InputError(
+        f"{paths[0]}, line {raw_csv.line_of(paths[0], row)}: its {key} already stands on line "
+        f"{raw_csv.line_of(paths[0], first)}; remove one of the two."
+    )
 
 
 def present(path: Path, columns: Mapping[str, Kind]) -> dict[str, Kind]:

@@ -68,14 +68,18 @@ def with_cell(frame: pl.DataFrame, column: str, value: str | None, row: int = 0)
     return frame.with_columns(pl.Series(column, values, pl.String))
 
 
-def damages(sound: Frames, tables: Mapping[str, Table], places: Mapping[str, str] | None = None) -> list[Case]:
-    """What can befall each of `sound`, by what its `Table` declares."""
+def damages(
+    sound: Frames, tables: Mapping[str, Table], places: Mapping[str, str] | None = None, *, most: int = 300
+) -> list[Case]:
+    """What can befall each of `sound`, by what its `Table` declares; of more than `most` cases a seeded choice."""
     found: list[Case] = []
     for name, frame in sound.items():
         place = (places or {}).get(name, "")
         file = f"{place}/{name}" if place else name
         found += [*_files(name, file, frame, tables[name]), *_columns(name, frame, tables[name])]
-    return found
+    if len(found) <= most:
+        return found
+    return [found[at] for at in np.sort(np.random.default_rng(0).permutation(len(found))[:most])]
 
 
 def _files(name: str, file: str, frame: pl.DataFrame, table: Table) -> list[Case]:

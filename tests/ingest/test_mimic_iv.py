@@ -9,15 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import meds
 import polars as pl
-import pyarrow.parquet as pq
 import pytest
 
-from ehrjax.ingest import conversion, mimic_iv
+from ehrjax.ingest import conversion, mimic_iv, raw_csv
 from ehrjax.ingest import mimic_iv_tables as mimic
 from ehrjax.ingest.meds import open_dataset
 from tests.ingest import mimic_iv_layout as layout
+from tests.ingest.meds_checks import check_accounting, check_meds, events_in
 
 DATA = os.environ.get("EHRJAX_DATA")
 DEMO = Path(DATA or "") / "mimic-iv-demo"
@@ -39,40 +38,6 @@ def converted(tables, tmp_path_factory) -> tuple[Path, dict]:
 def demo(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("demo") / "meds"
     return folder, mimic_iv.read(DEMO, folder)
-
-
-def events_in(folder: Path) -> pl.DataFrame:
-    """All events by subject, in the order in which they are written."""
-    shards = sorted((folder / "data").glob("*/*.parquet"))
-    return pl.concat([pl.read_parquet(path) for path in shards]).sort("subject_id", maintain_order=True)
-
-
-def check_meds(folder: Path) -> None:
-    subjects: set[int] = set()
-    for path in sorted((folder / "data").glob("*/*.parquet")):
-        table = pq.read_table(path)
-        meds.DataSchema.validate(table)
-        frame = pl.DataFrame(pl.from_arrow(table))
-        here = set(frame["subject_id"].unique())
-        assert not here & subjects, "a subject is in one file only"
-        subjects |= here
-        assert frame["subject_id"].rle_id().max() == len(here) - 1, "a subject's rows are contiguous"
-        ordered = frame.sort("subject_id", "time", nulls_last=False, maintain_order=True)
-        assert frame["time"].equals(ordered["time"])
-    codes = pq.read_table(folder / "metadata" / "codes.parquet")
-    meds.CodeMetadataSchema.validate(codes)
-    assert codes["description"].null_count == 0
-    splits = pq.read_table(folder / "metadata" / "subject_splits.parquet")
-    meds.SubjectSplitSchema.validate(splits)
-    assert set(splits["subject_id"].to_pylist()) == subjects
-    meds.DatasetMetadataSchema.validate(json.loads((folder / "metadata" / "dataset.json").read_text()))
-
-
-def check_accounting(summary: dict) -> None:
-    for name, table in summary["tables"].items():
-        assert table["rows"] == table["rows_emitted"] + sum(table["rows_set_aside"].values()), name
-    assert sum(t["events"] for t in summary["tables"].values()) == summary["events"]
-    assert sum(summary["events_by_family"].values()) == summary["events"]
 
 
 def test_generated_hospital_is_valid_meds_and_every_row_is_accounted_for(tables, converted):
@@ -105,7 +70,7 @@ def test_compressed_tables_give_the_same_events(tables, converted, tmp_path):
 
 def test_blocks_and_buckets_do_not_change_the_events(tables, converted, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "BUCKET_BYTES", 20_000)
-    monkeypatch.setattr(mimic_iv, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(raw_csv.read_batches, "__kwdefaults__", {"block_bytes": 4096, "on_bytes": None})
     seen = []
     raw = layout.write(tables, tmp_path / "raw")
     mimic_iv.read(raw, tmp_path / "meds", progress=lambda *step: seen.append(step))
@@ -433,7 +398,7 @@ def test_memory_is_bounded_by_a_block_and_a_bucket_not_by_a_table(tmp_path, monk
         return counted
 
     monkeypatch.setattr(conversion, "BUCKET_BYTES", 100_000)
-    monkeypatch.setattr(mimic_iv, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(raw_csv.read_batches, "__kwdefaults__", {"block_bytes": 50_000, "on_bytes": None})
     monkeypatch.setattr(conversion, "events_of", counting("block", conversion.events_of, 0))
     monkeypatch.setattr(conversion, "in_order", counting("bucket", conversion.in_order, 0))
     most = {}

@@ -86,8 +86,8 @@ def _header_only(data: bytes) -> bytes:
 
 
 BAD = {
-    "no patients": (lambda raw: (raw / "hosp/patients.csv").unlink(), ["patients.csv", "needed"]),
-    "no admissions": (lambda raw: (raw / "hosp/admissions.csv").unlink(), ["admissions.csv", "needed"]),
+    "no patients": (lambda raw: (raw / "hosp/patients.csv").unlink(), ["table patients", "needed"]),
+    "no admissions": (lambda raw: (raw / "hosp/admissions.csv").unlink(), ["table admissions", "needed"]),
     "missing column": (_drop_column("hosp/labevents", "charttime"), ["labevents.csv", "'charttime'"]),
     "missing column of a d_ table": (_drop_column("icu/d_items", "label"), ["d_items.csv", "'label'"]),
     "bad date": (
@@ -130,7 +130,7 @@ BAD = {
     ),
     "long row": (_line("hosp/emar", 6, lambda line: line + b",x"), ["emar.csv, line 6", "13", "12"]),
     "open quote": (_line("hosp/emar", 6, lambda line: b'"' + line), ["emar.csv, line 6"]),
-    "plain and compressed": (_both, ["labevents.csv and labevents.csv.gz"]),
+    "plain and compressed": (_both, ["labevents.csv, labevents.csv.gz"]),
 }
 
 

@@ -47,7 +47,7 @@ def own_cases() -> list[Case]:
         found.append(Case(f"{name}: no date", "aside", {name: {"no date": 1}}, tables={name: gone}))
     for name, key in (("person", "person_id"), ("visit_occurrence", "visit_occurrence_id")):
         doubled = with_cell(SOUND[name], key, SOUND[name][key][1])
-        found.append(Case(f"{name}: a number twice", "error", "more than once", tables={name: doubled}))
+        found.append(Case(f"{name}: a number twice", "error", "already stands on line", tables={name: doubled}))
     empty = SOUND["drug_exposure"]
     for column in ("drug_concept_id", "drug_source_concept_id", "drug_source_value"):
         empty = with_cell(empty, column, None)

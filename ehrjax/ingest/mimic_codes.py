@@ -1,5 +1,4 @@
-"""A readable sentence for every code that the MIMIC-IV reader can write, from the d_ tables where there is
-one."""
+"""A readable sentence for every code that the MIMIC readers write, from the d_ tables where there is one."""
 
 from __future__ import annotations
 
@@ -10,12 +9,14 @@ from pathlib import Path
 import polars as pl
 
 from ehrjax.ingest.meds import SEPARATOR
-from ehrjax.ingest.mimic_iv_tables import HOSP, ICU
-from ehrjax.ingest.raw_csv import Kind, find_table, read_batches
+from ehrjax.ingest.raw_csv import Kind
+from ehrjax.ingest.raw_files import find_table, read_batches
 from ehrjax.ingest.raw_tables import UNKNOWN
 
-# (folder, table, key columns, description columns)
-DICTIONARIES = (
+Dictionary = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+HOSP, ICU = "hosp", "icu"
+# (folder, table, key columns, description columns) of MIMIC-IV
+DICTIONARIES: tuple[Dictionary, ...] = (
     (HOSP, "d_labitems", ("itemid",), ("label", "fluid")),
     (ICU, "d_items", ("itemid",), ("label",)),
     (HOSP, "d_icd_diagnoses", ("icd_version", "icd_code"), ("long_title",)),
@@ -43,20 +44,20 @@ class Titles:
         return self.by_table.get(table, {}).get(key)
 
 
-def read_titles(folder: Path) -> Titles:
+def read_titles(folder: Path, dictionaries: Iterable[Dictionary] = DICTIONARIES) -> Titles:
     """Reads the d_ tables that are in `folder`.
 
     Raises:
       InputError: one of them is damaged or lacks a column.
     """
     titles = Titles()
-    for part, table, keys, texts in DICTIONARIES:
-        path = find_table(folder / part, table)
-        if path is None:
-            titles.absent.append(f"{part}/{table}")
+    for part, table, keys, texts in dictionaries:
+        paths = find_table(folder / part, table)
+        if not paths:
+            titles.absent.append(f"{part}/{table}".lstrip("/"))
             continue
         found: dict[str, tuple[str | None, ...]] = {}
-        for batch in read_batches(path, dict.fromkeys((*keys, *texts), Kind.TEXT)):
+        for batch in read_batches(paths, dict.fromkeys((*keys, *texts), Kind.TEXT)):
             key = batch.select(pl.concat_str(keys, separator=SEPARATOR)).to_series()
             found.update(zip(key, batch.select(texts).iter_rows()))
         titles.by_table[table] = found
@@ -139,6 +140,10 @@ def _hcpcs(rest: str, titles: Titles, code: str) -> str:
     return f"Billed service (HCPCS) {rest}{_titled(next((t for t in title if t), titles.own.get(code)))}"
 
 
+def _cpt(rest: str, titles: Titles, code: str) -> str:
+    return f"Billed service (CPT) {rest}{_titled(titles.own.get(code))}"
+
+
 def _titled(title: str | None) -> str:
     return f": {title}" if title else ""
 
@@ -155,6 +160,7 @@ _FAMILIES: dict[str, Callable[[str, Titles, str], str]] = {
     "LANGUAGE": _plain("Language: {0}"),
     "MARITAL_STATUS": _plain("Marital status: {0}"),
     "RACE": _plain("Race or ethnicity: {0}"),
+    "RELIGION": _plain("Religion: {0}"),
     "TRANSFER": _plain("Transfer within the hospital ({0}), care unit: {1}"),
     "ICU_ADMISSION": _plain("Admitted to intensive care: {0}"),
     "ICU_DISCHARGE": _plain("Discharged from intensive care: {0}"),
@@ -170,6 +176,7 @@ _FAMILIES: dict[str, Callable[[str, Titles, str], str]] = {
     "MEDICATION": _plain("Prescribed: {0}"),
     "ADMINISTRATION": _plain("Medication record of {0}: {1}"),
     "HCPCS": _hcpcs,
+    "CPT": _cpt,
     "DIAGNOSIS": _icd("Diagnosis", "d_icd_diagnoses", {"ICD9CM": "ICD-9-CM", "ICD10CM": "ICD-10-CM"}),
     "PROCEDURE": _icd("Procedure", "d_icd_procedures", {"ICD9PCS": "ICD-9-CM volume 3", "ICD10PCS": "ICD-10-PCS"}),
     "DRG": _drg,
