@@ -31,6 +31,7 @@ setup(
         "plotly>=6.0",
         "polars>=2.0",
         "pyarrow>=18.0",
+        "pyyaml>=6.0",
         "rich>=13.7",
         "safetensors>=0.4.5",
         "scikit-learn>=1.5",

@@ -23,7 +23,7 @@ import pyarrow.csv as pa_csv
 
 from ehrjax.core.errors import InputError
 
-SUFFIXES = (".csv", ".csv.gz", ".csv.zst")
+SUFFIXES = tuple(f"{plain}{packed}" for plain in (".csv", ".tsv", ".txt") for packed in ("", ".gz", ".zst"))
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 BLOCK_BYTES = 8 << 20
 ROW = "row"

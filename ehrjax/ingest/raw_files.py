@@ -1,4 +1,4 @@
-"""Tables as files, whatever their format: `NAME.csv[.gz|.zst]`, `NAME.parquet`, or a folder `NAME` of such parts."""
+"""Tables as files, whatever their format: `NAME.csv` (.tsv, .txt, .gz, .zst), `NAME.parquet`, or parts in a folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ehrjax.ingest.raw_csv import ROW, Kind
 from ehrjax.ingest.raw_tables import Table
 
 SUFFIXES = (*raw_csv.SUFFIXES, ".parquet")
+# Of the files in a folder of parts; a text beside them may be a licence.
+PARTS = tuple(suffix for suffix in SUFFIXES if not suffix.startswith(".txt"))
+SHOWN = ".csv, .tsv, .txt (also .gz, .zst) or .parquet"
 
 
 def find_table(folder: Path, name: str) -> list[Path]:
@@ -34,9 +37,9 @@ def find_table(folder: Path, name: str) -> list[Path]:
         raise InputError(f"{folder} holds the table {name} more than once ({names}); keep one of them.")
     if not parts:
         return found
-    files = [path for path in sorted(parts[0].rglob("*")) if path.is_file() and path.name.endswith(SUFFIXES)]
+    files = [path for path in sorted(parts[0].rglob("*")) if path.is_file() and path.name.endswith(PARTS)]
     if not files:
-        raise InputError(f"{parts[0]} holds no {', '.join(SUFFIXES)} files; remove the folder or copy it again.")
+        raise InputError(f"{parts[0]} holds no {SHOWN} files; remove the folder or copy it again.")
     return files
 
 
@@ -84,7 +87,7 @@ def find_tables(folder: Path, tables: Iterable[Table], *, source: str) -> dict[s
             found[table.name] = paths
         elif table.required:
             raise InputError(
-                f"{folder / table.folder} holds no table {table.name} ({', '.join(SUFFIXES)}), which is needed; "
+                f"{folder / table.folder} holds no table {table.name} ({SHOWN}), which is needed; "
                 f"name the folder that holds the tables of {source}."
             )
     return found
@@ -163,4 +166,4 @@ def read_batches(
 
 def _known(path: Path) -> None:
     if not path.name.endswith(SUFFIXES):
-        raise InputError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of these.")
+        raise InputError(f"{path} is no {SHOWN}; convert it to one of these.")

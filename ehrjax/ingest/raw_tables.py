@@ -30,7 +30,7 @@ FIRST_TIME, LAST_TIME = datetime.datetime(1700, 1, 1), datetime.datetime(2300, 1
 OUT_OF_RANGE = "time before 1700 or after 2299"
 
 TABLE, RANK, STEP, ONCE = "table", "rank", "step", "once"
-SPILLED = {**EVENT_SCHEMA, TABLE: pl.UInt8, RANK: pl.UInt8, ROW: pl.Int64, STEP: pl.UInt8, ONCE: pl.String}
+SPILLED = {**EVENT_SCHEMA, TABLE: pl.UInt8, RANK: pl.UInt8, ROW: pl.Int64, STEP: pl.UInt16, ONCE: pl.String}
 
 
 def words(column: str | pl.Expr) -> pl.Expr:
@@ -168,7 +168,7 @@ def events_of(frame: pl.DataFrame, table: Table, index: int, tally: Tally) -> pl
             pl.lit(index, pl.UInt8).alias(TABLE),
             pl.lit(table.rank if event.rank is None else event.rank, pl.UInt8).alias(RANK),
             pl.col(ROW),
-            pl.lit(step, pl.UInt8).alias(STEP),
+            pl.lit(step, pl.UInt16).alias(STEP),
             _or_null(event.once).cast(pl.String).alias(ONCE),
         )
         part = part.filter(pl.col("code").is_not_null() & (pl.lit(static) | pl.col("time").is_not_null()))
