@@ -38,6 +38,7 @@ setup(
         "simple-icd-10-cm>=1.5.0",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.7",
+        "threadpoolctl>=3.5",
         "transformers>=5.0",
     ],
     extras_require={

@@ -67,6 +67,9 @@ def synthetic(args: argparse.Namespace, rest: Sequence[str]) -> None:
             args.output,
             patients=args.patients,
             seed=args.seed,
+            site=args.site,
+            missing=args.missing,
+            labels=args.labels,
             progress=lambda done, total: advance("simulating patients", done, total),
         )
     _print_summary(summary)
@@ -152,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(synthetic)
     sub.add_argument("--patients", type=int, default=5000)
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--site", default="first", help="first, or second: other people, codes and units")
+    sub.add_argument("--missing", type=float, default=0.0, help="share of results and prescriptions not recorded")
+    sub.add_argument("--labels", action="store_true", help="also write label files with the true probabilities")
     sub = verb(download)
     sub.add_argument("--source", default="mimic-iv-demo", help="mimic-iv-demo")
     sub = verb(events)

@@ -58,9 +58,10 @@ SYNTHETIC: dict[str, list[str]] = {
     "discharge_dead": ["DISCHARGE//DIED$"],
     "emergency": ["ENCOUNTER//EMERGENCY$"],
     "outpatient": ["ENCOUNTER//OUTPATIENT$"],
-    "diagnosis": ["ICD10CM//"],
-    "medication": ["RXNORM//"],
-    "lab": ["LOINC//"],
+    # The second site of the synthetic hospital has codes of its own.
+    "diagnosis": ["ICD10CM//", "ICD10//"],
+    "medication": ["RXNORM//", "DRUG//"],
+    "lab": ["LOINC//", "LAB//"],
     "female": ["GENDER//F$"],
     "male": ["GENDER//M$"],
 }

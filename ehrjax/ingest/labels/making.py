@@ -35,7 +35,7 @@ VALUES = {
     "float_value": (pl.Float32(), pa.float32()),
     "categorical_value": (pl.String(), pa.string()),
 }
-EXTENSION, TASK_FILE = "extension", "task.json"
+EXTENSION, TASK_FILE, FORMAT = "extension", "task.json", "ehrjax labels 1"
 DUPLICATE = "same prediction time as another candidate"
 CHUNK_EVENTS = 1_000_000
 MOST_CLASSES = 20
@@ -198,9 +198,9 @@ class _Work:
                 labels = part.filter(pl.col("excluded").is_null())
                 _count(counts[split], part, labels, module.VALUE, subjects.filter(pl.col("split") == split).height)
                 if len(labels):
-                    _write_labels(labels, folder / split / f"{number:05d}.parquet", module.VALUE)
+                    write_labels(labels, folder / split / f"{number:05d}.parquet", module.VALUE)
                 if len(labels) and module.EXTENSION:
-                    _write_extension(labels, folder / EXTENSION / split / f"{number:05d}.arrow", module.EXTENSION)
+                    write_extension(labels, folder / EXTENSION / split / f"{number:05d}.arrow", module.EXTENSION)
         if not any(count["labels"] for count in counts.values()):
             reasons = Counter()
             for count in counts.values():
@@ -209,7 +209,7 @@ class _Work:
             raise InputError(f"No label of the task {chosen.task} is left ({told}); change its settings or the roles.")
         metadata = self._dataset.metadata
         return {
-            "format": "ehrjax labels 1",
+            "format": FORMAT,
             "task": chosen.task,
             "name": chosen.name,
             "settings": configs.to_dict(_plain(chosen.settings)),
@@ -258,7 +258,8 @@ def _finished(counts: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _write_labels(labels: pl.DataFrame, path: Path, value: str) -> None:
+def write_labels(labels: pl.DataFrame, path: Path, value: str) -> None:
+    """Writes a file in the closed label schema of MEDS, with the value column `value`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The closed schema of MEDS: no other column, no nulls, plain strings.
     schema = pa.schema(
@@ -272,7 +273,8 @@ def _write_labels(labels: pl.DataFrame, path: Path, value: str) -> None:
     pq.write_table(table.cast(schema), path, compression="zstd")
 
 
-def _write_extension(labels: pl.DataFrame, path: Path, columns: Mapping[str, pl.DataType]) -> None:
+def write_extension(labels: pl.DataFrame, path: Path, columns: Mapping[str, pl.DataType]) -> None:
+    """Writes what does not fit there: the keys and `columns`, row by row as the labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     labels.select("subject_id", "prediction_time", *columns).write_ipc(
         path, compression="zstd", compat_level=pl.CompatLevel.oldest()

@@ -16,6 +16,7 @@ import polars as pl
 from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import BIRTH, DEATH
 from ehrjax.ingest.synthetic import clock
+from ehrjax.ingest.synthetic.case_mix import CaseMix
 from ehrjax.ingest.synthetic.laboratory import LABS
 from ehrjax.ingest.synthetic.process import (
     DISCHARGE,
@@ -44,9 +45,9 @@ def seconds_of(times: pl.Series) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def _observations(sizes: tuple[int, ...]) -> tuple[np.ndarray, pl.DataFrame]:
+def _observations(sizes: tuple[int, ...], mix: CaseMix) -> tuple[np.ndarray, pl.DataFrame]:
     """The log likelihood [rows, states] of every observation, and which row a code (and value) reads."""
-    process = build(sizes)
+    process = build(sizes, mix)
     tables, codes, lows, steps, counts = [], [], [], [], []
     start = 0
 
@@ -111,7 +112,7 @@ def read_evidence(process: Process, events: pl.DataFrame) -> Evidence:
     Raises:
       InputError: a subject lacks birth, sex or registration, or a laboratory value lies off its test's grid.
     """
-    table, lookup = _observations(process.sizes)
+    table, lookup = _observations(process.sizes, process.mix)
     ids, subject = np.unique(events["subject_id"].to_numpy(), return_inverse=True)
     n = len(ids)
     seconds = seconds_of(events["time"].fill_null(clock.EPOCH))

@@ -66,7 +66,7 @@ def _filter_batch(
         going = np.flatnonzero((first < month) & (month <= last))
         if len(going):
             age = clock.age_years(month - 1, birth[going])
-            belief[going] = process.step(belief[going], age, sex[going])
+            belief[going] = process.step(np.ascontiguousarray(belief[going].T), age, sex[going]).T
         enters = first == month
         belief[enters] = process.initial[clock.age_years(month, birth[enters]), sex[enters]]
         asked = queries[query_month == month]
@@ -100,7 +100,7 @@ def _updated(
     inclusive: bool,
 ) -> np.ndarray:
     """Bayes' rule for one stretch within a month: what happened, and how long nothing else did."""
-    log = -(risk.between(start, stop).astype(np.float32) @ process.rates.astype(np.float32))
+    log = -risk.between(start, stop).astype(np.float32) @ process.rates.astype(np.float32)
     low = np.searchsorted(evidence.keys, start)
     high = np.searchsorted(evidence.keys, stop, side="right" if inclusive else "left")
     some = np.flatnonzero(high > low)
@@ -113,7 +113,8 @@ def _updated(
         log += np.log(belief)
     log -= log.max(1, keepdims=True)
     np.exp(log, out=log)
-    return log / log.sum(1, keepdims=True)
+    log /= log.sum(1, keepdims=True)
+    return log
 
 
 def outcome_probability(
@@ -141,30 +142,34 @@ def outcome_probability(
     """
     n = len(belief)
     death = GROUP_OF[DEATH, None]
-    remaining = belief.astype(np.float32)
+    # Subjects along memory, as `Process.step` wants it.
+    remaining = np.ascontiguousarray(belief.T, np.float32)
     happened = np.zeros(n)
     stop = time + horizon
     month = clock.month_of(time)
     here = np.asarray(time, np.int64)
+    # Rates are a day of opening hours, which are only a part of the day.
+    opening = 24 / (GROUP_PROFILE[group][1] - GROUP_PROFILE[group][0])
     while (here < stop).any():
         end = np.minimum(clock.MONTH_STARTS[month + 1], stop)
         age = clock.age_years(month, birth)
-        dying = process.rates[death].astype(np.float32) * process.rates_age[death, age, sex][:, None].astype(np.float32)
-        if group == death:
-            rate, dying = dying, np.zeros_like(dying)
-        else:
-            scale = (process.rates_age[group, age, sex] * factor)[:, None].astype(np.float32)
-            rate = process.rates[group].astype(np.float32) * scale
-        # Rates are a day of opening hours, which are only a part of the day.
-        rate = rate * np.float32(24 / (GROUP_PROFILE[group][1] - GROUP_PROFILE[group][0]))
+        ageing = process.rates_age[:, age, sex]
+        rate = _outer(process.rates[group], ageing[group] * factor * opening)
+        dying = None if group == death else _outer(process.rates[death], ageing[death])
         for fraction, repeated in _pieces(here, end, GROUP_PROFILE[group]):
             happened += _compete(remaining, rate, dying, fraction, repeated)
         here = end
         month = np.where(here < stop, month + 1, month)
         onward = np.flatnonzero(here < stop)
-        if len(onward):
-            remaining[onward] = process.step(remaining[onward], age[onward], sex[onward])
+        if len(onward) == n:
+            remaining = process.step(remaining, age, sex)
+        elif len(onward):
+            remaining[:, onward] = process.step(np.take(remaining, onward, axis=1), age[onward], sex[onward])
     return happened
+
+
+def _outer(states: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    return states.astype(np.float32)[:, None] * subjects.astype(np.float32)
 
 
 def _pieces(
@@ -197,30 +202,43 @@ def _pieces(
 def _compete(
     remaining: np.ndarray,
     rate: np.ndarray,
-    dying: np.ndarray,
+    dying: np.ndarray | None,
     fraction: tuple[np.ndarray, ...],
     repeated: np.ndarray,
 ) -> np.ndarray:
     """The outcome against death over a day (or part) that is repeated; thins `remaining` in place.
 
     Args:
-      remaining: [n, states] mass that is alive and without the outcome.
-      rate, dying: [n, states] a day; the rate while open.
+      remaining: [states, n] mass that is alive and without the outcome.
+      rate, dying: [states, n] a day; the rate while open. None: the outcome is death, nothing competes.
       fraction: ([n], [n], [n]) days before opening, open, and after closing.
       repeated: [n] how many such days.
 
     Returns:
       [n] float64 mass of `remaining` that has the outcome.
     """
-    before, open_, after = (np.asarray(part, np.float32)[:, None] for part in fraction)
-    times = np.asarray(repeated, np.float32)[:, None]
+    before, open_, after = (np.asarray(part, np.float32) for part in fraction)
+    times = np.asarray(repeated, np.float32)
     if not (times * (before + open_ + after)).any():
-        return np.zeros(len(remaining))
-    either = rate + dying
-    mass = np.exp(-dying * before) * (rate / either) * -np.expm1(-either * open_)
-    leaving = dying * (before + open_ + after) + rate * open_
-    # A geometric series over the days; a stretch of no length adds nothing.
-    days = np.divide(np.expm1(-leaving * times), np.expm1(-leaving), out=np.zeros_like(leaving), where=leaving > 0)
-    happened = (remaining * mass * days).sum(1, dtype=np.float64)
-    remaining *= np.exp(-leaving * times)
-    return happened
+        return np.zeros(len(times))
+    if not before.any() and not after.any():
+        # Open all day: the days are one stretch.
+        stretch = -(open_ * times)
+        gone = np.expm1((rate if dying is None else rate + dying) * stretch)
+        mass = -gone if dying is None else gone * (rate / -(rate + dying))
+    else:
+        dying = np.float32(0) if dying is None else dying
+        either = rate + dying
+        # A stretch of no length leaves nobody; so that nothing is divided by nothing it counts as almost none.
+        leaving = -np.maximum(dying * (before + open_ + after) + rate * open_, np.float32(1e-30))
+        # A geometric series over the days.
+        gone = np.expm1(leaving * times)
+        mass = gone / np.expm1(leaving)
+        mass *= rate / either
+        mass *= -np.expm1(-either * open_)
+        if before.any():
+            mass *= np.exp(-dying * before)
+    mass *= remaining
+    gone += 1.0
+    remaining *= gone
+    return mass.sum(0, dtype=np.float64)

@@ -75,13 +75,14 @@ class _Simulation:
 
     def __init__(self, process: Process, rng: np.random.Generator, subjects: int) -> None:
         self.process, self.rng, n = process, rng, subjects
-        self.sex = (rng.random(n) < 0.49).astype(np.int64)
+        mix = process.mix
+        self.sex = (rng.random(n) < mix.men).astype(np.int64)
         last_day = clock.END // clock.DAY
         # Later entries are somewhat more frequent, as when a hospital grows.
         entry_day = np.floor(last_day * 0.97 * rng.random(n) ** 0.8).astype(np.int64)
         self.entry = entry_day * clock.DAY + rng.integers(8 * 3600, 17 * 3600, n)
-        newborn = rng.random(n) < 0.04
-        years = np.clip(rng.normal(48, 21, n), 1, 95)
+        newborn = rng.random(n) < mix.newborn
+        years = np.clip(rng.normal(mix.age_mean, mix.age_deviation, n), 1, 95)
         adult_birth = (entry_day - np.floor(years * 365.25).astype(np.int64)) * clock.DAY + rng.integers(
             0, clock.DAY, n
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ehrjax.ingest.synthetic import clock
+from ehrjax.ingest.synthetic.case_mix import CaseMix
 from ehrjax.ingest.synthetic.chronic import CONDITIONS, DISPOSITIONS, Option
 from ehrjax.ingest.synthetic.drugs import RXNORM
 from ehrjax.ingest.synthetic.laboratory import LABS, Lab
@@ -122,6 +123,7 @@ class Process:
       reason_group: [reasons] the group of each reason.
       labs, diagnoses, drugs: a mark for each of LABS and, twice, of CONDITIONS.
       disposition: where a stay's survivor goes.
+      mix: who comes; None: the first site's people.
     """
 
     sizes: tuple[int, ...]
@@ -138,6 +140,7 @@ class Process:
     diagnoses: tuple[Mark, ...]
     drugs: tuple[Mark, ...]
     disposition: Mark
+    mix: CaseMix
 
     @property
     def states(self) -> int:
@@ -150,39 +153,45 @@ class Process:
     def step(self, belief: np.ndarray, age: np.ndarray, sex: np.ndarray) -> np.ndarray:
         """Carries beliefs over one month's end.
 
+        Subjects are the last axis, so that every operation runs along memory.
+
         Args:
-          belief: [n, states], overwritten.
+          belief: [states, n], contiguous, overwritten.
           age: [n] whole years in the month that ended.
           sex: [n] 0 or 1.
 
         Returns:
-          [n, states], the same total.
+          [states, n], the same total.
         """
-        n = len(belief)
+        n = belief.shape[1]
         for component in CHRONIC:
             size = self.sizes[list(COMPONENTS).index(component)]
             if size == 1:
                 continue
             factor = self.advance_age[component][age, sex].astype(belief.dtype)
-            cube = belief.reshape(n, -1, size, self.stride(component))
-            up = self.advance[component].astype(belief.dtype).reshape(1, *cube.shape[1:])
+            cube = belief.reshape(-1, size, self.stride(component), n)
+            up = self.advance[component].astype(belief.dtype).reshape(*cube.shape[:3], 1)
             # From the top down, so that nobody advances twice.
+            moved = np.empty_like(cube[:, 0])
             for stage in range(size - 2, -1, -1):
-                moved = cube[:, :, stage] * up[:, :, stage] * factor[:, None, None]
-                cube[:, :, stage] -= moved
-                cube[:, :, stage + 1] += moved
+                np.multiply(cube[:, stage], up[:, stage], out=moved)
+                moved *= factor
+                cube[:, stage] -= moved
+                cube[:, stage + 1] += moved
         size = self.sizes[list(COMPONENTS).index("activity")]
         if size == 1:
             return belief
-        cube = belief.reshape(n, -1, size, self.stride("activity"))
-        to = self.activity.astype(belief.dtype).reshape(1, *cube.shape[1:], size)
-        after = np.empty_like(cube)
+        cube = belief.reshape(-1, size, self.stride("activity"), n)
+        to = self.activity.astype(belief.dtype).reshape(*cube.shape[:3], size)[:, :, :, None]
+        after, moved = np.empty_like(cube), np.empty_like(cube[:, 0])
         for new in range(size):
-            part = cube[:, :, 0] * to[:, :, 0, :, new]
+            np.multiply(cube[:, 0], to[:, 0, :, :, new], out=after[:, new])
             for old in range(1, size):
-                part += cube[:, :, old] * to[:, :, old, :, new]
-            after[:, :, new] = part
-        return after.reshape(n, -1)
+                # One stage at a time: some ways do not exist.
+                if to[:, old, :, :, new].any():
+                    np.multiply(cube[:, old], to[:, old, :, :, new], out=moved)
+                    after[:, new] += moved
+        return after.reshape(-1, n)
 
 
 def context_factors(
@@ -219,10 +228,11 @@ def context_factors(
 
 
 @functools.cache
-def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values())) -> Process:
+def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values()), mix: CaseMix | None = None) -> Process:
     """The process with that many stages of each component.
 
     Args:
+      mix: who comes; None: the first site's people.
       sizes: at most those of COMPONENTS; fewer give a smaller process of the same kind (later stages are left
         out), small enough to check the filter by enumeration.
     """
@@ -232,10 +242,12 @@ def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values())) -> Process:
     def log_effect(effects: Mapping[str, Sequence[float]]) -> np.ndarray:
         return sum((np.asarray(effect)[stage[name]] for name, effect in effects.items()), np.zeros(numbers.size))
 
+    mix = mix or CaseMix()
+    faster, busier = dict(mix.advance), dict(mix.settings)
     advance = {}
     for name, (by_stage, effects) in _ADVANCE.items():
         top = sizes[list(COMPONENTS).index(name)] - 1
-        rate = np.asarray((*by_stage, 0.0))[stage[name]] * np.exp(log_effect(effects))
+        rate = np.asarray((*by_stage, 0.0))[stage[name]] * np.exp(log_effect(effects)) * faster.get(name, 1.0)
         advance[name] = np.where(stage[name] < top, rate, 0.0)
     years = np.arange(AGES)
     advance_age = {
@@ -244,7 +256,12 @@ def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values())) -> Process:
     }
     assert all((advance[name].max() * advance_age[name].max()) <= 1 for name in CHRONIC)
 
-    reason_rates = np.stack([reason.rate / DAYS_A_MONTH * np.exp(log_effect(reason.effects)) for reason in REASONS])
+    reason_rates = np.stack(
+        [
+            reason.rate / DAYS_A_MONTH * np.exp(log_effect(reason.effects)) * busier.get(reason.setting, 1.0)
+            for reason in REASONS
+        ]
+    )
     reason_group = np.array([GROUP_OF[reason.setting, reason.condition] for reason in REASONS])
     rates = np.stack([reason_rates[reason_group == group].sum(0) for group in range(len(GROUPS))])
     rates[GROUP_OF[DEATH, None]] = _DEATH_RATE / DAYS_A_MONTH * np.exp(log_effect(_DEATH_EFFECTS))
@@ -270,6 +287,7 @@ def build(sizes: tuple[int, ...] = tuple(COMPONENTS.values())) -> Process:
         diagnoses=tuple(_choice(c.diagnoses, icd_code, log_effect) for c in CONDITIONS),
         drugs=tuple(_choice(c.drugs, drug_code, log_effect) for c in CONDITIONS),
         disposition=_choice(DISPOSITIONS, lambda name: f"DISCHARGE//{name}", log_effect),
+        mix=mix,
     )
     return dataclasses.replace(process, initial=_initial(process))
 
@@ -378,7 +396,7 @@ def _initial(process: Process) -> np.ndarray:
         survival = np.exp(-DAYS_A_MONTH * process.rates_age[GROUP_OF[DEATH, None], age][:, None] * death)
         belief = initial[age].copy()
         for _ in range(12):
-            belief = process.step(belief * survival, years, sex)
+            belief = process.step(np.ascontiguousarray((belief * survival).T), years, sex).T
     return initial
 
 

@@ -25,9 +25,9 @@ from ehrjax.ingest.synthetic.process import (
     READMISSION_WINDOW,
     Process,
     after_discharge,
-    build,
 )
 from ehrjax.ingest.synthetic.reasons import DETECTION, INPATIENT
+from ehrjax.ingest.synthetic.sites import site_named
 
 _EPOCH_US = int((clock.EPOCH - datetime.datetime(1970, 1, 1)).total_seconds()) * 1_000_000
 
@@ -97,7 +97,7 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
-def labels(events: pl.DataFrame, task: str) -> pl.DataFrame:
+def labels(events: pl.DataFrame, task: str, *, site: str = "first") -> pl.DataFrame:
     """The prediction times of a task and whether its outcome came true, from the record alone.
 
     A prediction is asked only if its whole horizon lies before the common end of the data, whether or not the
@@ -106,6 +106,7 @@ def labels(events: pl.DataFrame, task: str) -> pl.DataFrame:
     Args:
       events: MEDS events of whole subjects of the synthetic hospital.
       task: one of TASKS.
+      site: which hospital wrote them.
 
     Returns:
       subject_id int64, prediction_time datetime[us], boolean_value bool (the MEDS label columns), sorted.
@@ -113,7 +114,14 @@ def labels(events: pl.DataFrame, task: str) -> pl.DataFrame:
     Raises:
       InputError: the task is unknown, or the events are not of the synthetic hospital.
     """
-    chosen, evidence = task_named(task), read_evidence(build(), events)
+    task_named(task)
+    at = site_named(site)
+    return labels_of(read_evidence(at.process, at.read_back(events)), task)
+
+
+def labels_of(evidence: Evidence, task: str) -> pl.DataFrame:
+    """`labels` from a record that was read already."""
+    chosen = task_named(task)
     n = len(evidence.subject_ids)
     if chosen.at_discharge:
         keys = evidence.discharges
@@ -146,7 +154,12 @@ def labels(events: pl.DataFrame, task: str) -> pl.DataFrame:
 
 
 def true_probability(
-    history: pl.DataFrame, prediction_time: datetime.datetime, task: str, *, process: Process | None = None
+    history: pl.DataFrame,
+    prediction_time: datetime.datetime,
+    task: str,
+    *,
+    site: str = "first",
+    process: Process | None = None,
 ) -> float:
     """The exact probability of a task's outcome for one subject, given everything recorded so far.
 
@@ -155,7 +168,8 @@ def true_probability(
         ignored.
       prediction_time: any moment from registration on while the subject lives (for readmission: a discharge).
       task: one of TASKS.
-      process: another process than the standard one, where the events were drawn from another.
+      site: which hospital wrote the history.
+      process: another process than the site's, where the events were drawn from another.
 
     Returns:
       The probability, between 0 and 1.
@@ -167,11 +181,11 @@ def true_probability(
     if len(ids) != 1:
         raise InputError(f"true_probability takes the events of one subject; these are of {len(ids)}.")
     asked = pl.DataFrame({"subject_id": ids, "prediction_time": pl.Series([prediction_time], dtype=pl.Datetime("us"))})
-    return float(true_probabilities(history, asked, task, process=process)[0])
+    return float(true_probabilities(history, asked, task, site=site, process=process)[0])
 
 
 def true_probabilities(
-    events: pl.DataFrame, labels: pl.DataFrame, task: str, *, process: Process | None = None
+    events: pl.DataFrame, labels: pl.DataFrame, task: str, *, site: str = "first", process: Process | None = None
 ) -> np.ndarray:
     """The exact probability of a task's outcome for many subjects and prediction times.
 
@@ -179,7 +193,8 @@ def true_probabilities(
       events: MEDS events of the subjects; for each prediction only those up to its time count.
       labels: columns subject_id and prediction_time (such as `labels` gives); more columns are ignored.
       task: one of TASKS.
-      process: another process than the standard one.
+      site: which hospital wrote the events.
+      process: another process than the site's.
 
     Returns:
       [rows of labels] float64.
@@ -189,24 +204,33 @@ def true_probabilities(
         prediction time lies outside the subject's life or the data; readmission is asked elsewhere than at a
         discharge; a new diagnosis is asked that is on record already.
     """
-    return all_true_probabilities(events, {task: labels}, process=process)[task]
+    return all_true_probabilities(events, {task: labels}, site=site, process=process)[task]
 
 
 def all_true_probabilities(
-    events: pl.DataFrame, labels: Mapping[str, pl.DataFrame], *, process: Process | None = None
+    events: pl.DataFrame,
+    labels: Mapping[str, pl.DataFrame],
+    *,
+    site: str = "first",
+    process: Process | None = None,
 ) -> dict[str, np.ndarray]:
     """`true_probabilities` for several tasks at once, reading and filtering the record only once.
 
     Args:
       events: as there.
       labels: task -> its labels.
-      process: as there.
+      site, process: as there.
 
     Returns:
       task -> [rows of its labels] float64.
     """
-    process = process or build()
-    evidence = read_evidence(process, events)
+    at = site_named(site)
+    process = process or at.process
+    return probabilities_of(process, read_evidence(process, at.read_back(events)), labels)
+
+
+def probabilities_of(process: Process, evidence: Evidence, labels: Mapping[str, pl.DataFrame]) -> dict[str, np.ndarray]:
+    """`all_true_probabilities` from a record that was read already."""
     places = {name: _places(evidence, frame) for name, frame in labels.items()}
     for name, (subject, time) in places.items():
         _check(evidence, task_named(name), subject, time)

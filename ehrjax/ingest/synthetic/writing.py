@@ -2,91 +2,211 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
+import threadpoolctl
 
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
+from ehrjax.ingest import roles
 from ehrjax.ingest.meds import MedsWriter
 from ehrjax.ingest.synthetic import clock
 from ehrjax.ingest.synthetic.lives import CHUNK, generator, simulate_lives
-from ehrjax.ingest.synthetic.process import VERSION, build
+from ehrjax.ingest.synthetic.process import VERSION
 from ehrjax.ingest.synthetic.record import code_table, record
+from ehrjax.ingest.synthetic.sites import site_named
+from ehrjax.ingest.synthetic.truth import TruthFiles, true_labels
+
+# Whether a test or a prescription is recorded says nothing of the state, so without some the filter is still exact.
+_MAY_MISS = ("LOINC//", "RXNORM//")
 
 
-def simulate(patients: int, seed: int) -> Iterator[pl.DataFrame]:
+@dataclass(frozen=True)
+class Hospital:
+    """Which synthetic hospital.
+
+    Attributes:
+      seed: not negative; with the rest it determines every event.
+      site: `first` or `second` (`sites`).
+      missing: the share of laboratory values and prescriptions that are not recorded, at random.
+    """
+
+    seed: int = 0
+    site: str = "first"
+    missing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"--seed must not be negative, but is {self.seed}.")
+        if not 0 <= self.missing < 1:
+            raise InputError(f"--missing must be at least 0 and less than 1, not {self.missing:g}.")
+        site_named(self.site)
+
+    def chunk(self, number: int, keep: int) -> pl.DataFrame:
+        """The events of the first `keep` subjects of a chunk, as the site writes them, in MEDS order."""
+        site = site_named(self.site)
+        rng = generator(self.seed, number)
+        lives = simulate_lives(site.process, rng)
+        events = record(site.process, rng, lives, number * CHUNK + 1, keep)
+        return site.written(self._without(events, number))
+
+    def _without(self, events: pl.DataFrame, number: int) -> pl.DataFrame:
+        if not self.missing:
+            return events
+        lost = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, number, 1])))
+        # Subjects follow one another, so what is lost does not depend on how many are kept.
+        gone = pl.Series(lost.random(len(events)) < self.missing)
+        may = pl.any_horizontal(pl.col("code").str.starts_with(family) for family in _MAY_MISS)
+        return events.filter(~(may & gone))
+
+
+def simulate(patients: int, seed: int, *, site: str = "first", missing: float = 0.0) -> Iterator[pl.DataFrame]:
     """Draws subjects 1 to `patients` and yields their events, a chunk of subjects at a time.
 
-    The history of a subject depends on the seed and its number, not on how many are asked for.
+    The history of a subject depends on the hospital and its number, not on how many are asked for.
 
     Args:
       patients: how many, at least 1.
       seed: not negative.
+      site: `first` or `second`.
+      missing: the share of laboratory values and prescriptions that are not recorded.
 
     Yields:
       Events with the columns of `meds.EVENT_SCHEMA`, in MEDS order.
 
     Raises:
-      InputError: `patients` is less than 1 or `seed` is negative.
+      InputError: `patients` is less than 1, or another argument is out of range.
     """
+    _check(patients)
+    return _chunks(patients, Hospital(seed, site, missing))
+
+
+def _check(patients: int) -> None:
     if patients < 1:
         raise InputError(f"--patients must be at least 1, not {patients}.")
-    if seed < 0:
-        raise InputError(f"--seed must not be negative, but is {seed}.")
-    return _chunks(patients, seed)
 
 
-def _chunks(patients: int, seed: int) -> Iterator[pl.DataFrame]:
-    process = build()
-    for chunk in range(-(-patients // CHUNK)):
-        # A last chunk is drawn in full and cut, so that its random stream is the same as in a larger run.
-        rng = generator(seed, chunk)
-        lives = simulate_lives(process, rng)
-        yield record(process, rng, lives, chunk * CHUNK + 1, min(CHUNK, patients - chunk * CHUNK))
+def _sizes(patients: int) -> list[int]:
+    """How many subjects each chunk keeps: the last is drawn in full and cut, so that its random stream is the same."""
+    return [min(CHUNK, patients - start) for start in range(0, patients, CHUNK)]
+
+
+def _chunks(patients: int, hospital: Hospital) -> Iterator[pl.DataFrame]:
+    for number, keep in enumerate(_sizes(patients)):
+        yield hospital.chunk(number, keep)
 
 
 def write(
-    output: Path, *, patients: int, seed: int, progress: Callable[[int, int], None] | None = None
-) -> dict[str, int]:
+    output: Path,
+    *,
+    patients: int,
+    seed: int = 0,
+    site: str = "first",
+    missing: float = 0.0,
+    labels: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Writes a MEDS dataset of the synthetic hospital.
 
     Args:
       output: the folder to make; it must not exist unless empty.
       patients: how many subjects, at least 1.
-      seed: not negative; with `patients` it determines every event.
+      seed: not negative; with `patients`, `site` and `missing` it determines every event.
+      site: `first` or `second`.
+      missing: the share of laboratory values and prescriptions that are not recorded.
+      labels: also write the label files with the true probabilities (`truth`), which takes most of the time.
       progress: called with (subjects written, patients) after each chunk.
 
     Returns:
-      Counts: subjects, events, codes, shards.
+      Counts: subjects, events, codes, shards; with labels, for each task how many and the oracle's AUROC on train.
 
     Raises:
       InputError: bad arguments, or `output` exists.
       RunError: the disk is full.
     """
-    output = Path(output)
-    chunks = simulate(patients, seed)
+    _check(patients)
+    output, hospital = Path(output), Hospital(seed, site, missing)
     with files.written_folder(output, what="MEDS dataset") as folder:
-        writer = MedsWriter(folder, dataset_name="ehrjax-synthetic-hospital", dataset_version=VERSION)
-        written = shards = 0
+        name = "ehrjax-synthetic-hospital" if site == "first" else f"ehrjax-synthetic-hospital-{site}"
+        writer = MedsWriter(folder, dataset_name=name, dataset_version=VERSION)
+        truth = TruthFiles(folder) if labels else None
+        written = 0
         codes: set[str] = set()
-        for events in chunks:
+        sizes = _sizes(patients)
+        for number, (events, found) in enumerate(_made(hospital, sizes, labels)):
             writer.write_shard(events)
             codes.update(events["code"].unique())
-            written = min(written + CHUNK, patients)
-            shards += 1
+            if truth:
+                truth.add(number, found, writer)
+            written += sizes[number]
             if progress is not None:
                 progress(written, patients)
         writer.finish(
-            code_table(),
-            extra={
-                "synthetic": {
-                    "process_version": VERSION,
-                    "seed": seed,
-                    "patients": patients,
-                    "end_of_data": (clock.EPOCH.date().isoformat(), clock.END // clock.DAY),
-                }
-            },
+            site_named(site).described(code_table()),
+            extra={"roles": roles.SYNTHETIC, "synthetic": _about(patients, hospital)},
         )
-        return {"subjects": patients, "events": writer.rows, "codes": len(codes), "shards": shards}
+        counts: dict[str, Any] = {
+            "subjects": patients,
+            "events": writer.rows,
+            "codes": len(codes),
+            "shards": len(sizes),
+        }
+        if truth:
+            for task, splits in truth.finish().items():
+                counts[task] = {
+                    "labels": sum(split["labels"] for split in splits.values()),
+                    "positives": sum(split["positives"] for split in splits.values()),
+                    "oracle_auroc_on_train": splits["train"]["oracle_auroc"],
+                }
+        return counts
+
+
+def _about(patients: int, hospital: Hospital) -> dict[str, Any]:
+    more = {} if hospital == Hospital(hospital.seed) else {"site": hospital.site, "missing": hospital.missing}
+    return {
+        "process_version": VERSION,
+        "seed": hospital.seed,
+        "patients": patients,
+        "end_of_data": (clock.EPOCH.date().isoformat(), clock.END // clock.DAY),
+        **more,
+    }
+
+
+def _make(hospital: Hospital, number: int, keep: int, labels: bool) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
+    """Events and labels of one chunk."""
+    events = hospital.chunk(number, keep)
+    if not labels:
+        return events, {}
+    # One thread: the filter is made of many short operations, and the last bits of a product depend on how many share
+    # the work.
+    with threadpoolctl.threadpool_limits(1):
+        return events, true_labels(events, site_named(hospital.site))
+
+
+def _made(hospital: Hospital, sizes: list[int], labels: bool) -> Iterator[tuple[pl.DataFrame, dict[str, pl.DataFrame]]]:
+    """Events and labels of every chunk, in order; with labels, which take long, a few chunks are made at a time."""
+    workers = min(os.cpu_count() or 1, len(sizes)) if labels else 1
+    if workers == 1:
+        yield from (_make(hospital, number, keep, labels) for number, keep in enumerate(sizes))
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future] = deque()
+        try:
+            for number, keep in enumerate(sizes):
+                waiting.append(pool.submit(_make, hospital, number, keep, labels))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
