@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ehrjax.core import config as configs
-from ehrjax.core import remote
+from ehrjax.core import memory, remote
 from ehrjax.core.errors import InputError, exits_cleanly
 
 
@@ -102,6 +102,7 @@ def events(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def tokens(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Turns a MEDS dataset into a token dataset by a recipe."""
+    memory.keep_freed()
     from ehrjax.data import engines, prepare_tokens
     from ehrjax.vocab import recipe
 

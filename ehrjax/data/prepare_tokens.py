@@ -144,15 +144,19 @@ class Plan:
     chunks: tuple[meds.Chunk, ...]
     num_shards: int
 
-    def events(self, i: int) -> pl.DataFrame:
-        """The events of piece i, with their subjects' `split`."""
+    def events(self, i: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The events of piece i, and subject_id and split of its subjects, as they follow one another."""
         events = self.dataset.read_chunk(self.chunks[i])
-        events = events.join(self.splits, on="subject_id", how="left", maintain_order="left")
-        if lost := events["split"].null_count():
+        starts, lengths = token_stages.runs(events)
+        subjects = pl.DataFrame({"subject_id": events["subject_id"].gather(starts)}).join(
+            self.splits, on="subject_id", how="left", maintain_order="left"
+        )
+        if subjects["split"].null_count():
+            lost = int(lengths[subjects["split"].is_null().to_numpy()].sum())
             raise InputError(
                 f"{self.dataset.folder} has {lost} events of subjects that subject_splits.parquet does not list."
             )
-        return events
+        return events, subjects
 
     def piece(self, i: int) -> Path:
         """The path of piece i."""
@@ -161,7 +165,7 @@ class Plan:
     def write_piece(self, i: int, fitted: dict[str, pl.DataFrame]) -> int:
         """Writes piece i, unless it is there."""
         if not self.piece(i).is_file():
-            made = token_stages.tokenize(self.events(i), self.recipe, self.steps, fitted)
+            made = token_stages.tokenize(*self.events(i), self.recipe, self.steps, fitted)
             write_piece(self.piece(i), made, self.num_shards)
         return i
 
@@ -209,7 +213,7 @@ class _Work:
             before = dict(fitted)
 
             def counted(i: int, which: int = which, before: dict[str, pl.DataFrame] = before) -> pl.DataFrame:
-                return token_stages.count(plan.events(i), plan.steps, which, before)
+                return token_stages.count(*plan.events(i), plan.steps, which, before)
 
             add = functools.partial(token_stages.add, step=step)
             parts: list[pl.DataFrame] = []

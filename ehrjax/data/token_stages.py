@@ -38,18 +38,31 @@ def num_shards(events: int) -> int:
     return max(1, -(-events // SHARD_EVENTS))
 
 
+def runs(events: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Where each subject's rows begin, and how many they are: two [subjects] arrays."""
+    subject = events["subject_id"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, subject[1:] != subject[:-1]]) if len(subject) else np.zeros(0, np.int64)
+    return starts, np.diff(starts, append=len(subject))
+
+
 def count(
-    events: pl.DataFrame, steps: Sequence[grammar.Step], which: int, fitted: Mapping[str, pl.DataFrame]
+    events: pl.DataFrame,
+    subjects: pl.DataFrame,
+    steps: Sequence[grammar.Step],
+    which: int,
+    fitted: Mapping[str, pl.DataFrame],
 ) -> pl.DataFrame:
     """What step `which` counts in the train subjects of a piece, after the steps before it.
 
     Args:
-      events: whole subjects with `split`.
+      events: whole subjects.
+      subjects: subject_id and split of these, in the same order.
       steps: the whole grammar.
       which: the index of the step that is being fitted.
       fitted: tables of the steps before it.
     """
-    train = events.filter(pl.col("split") == TRAIN).drop("split")
+    _, lengths = runs(events)
+    train = events.filter(pl.Series(np.repeat((subjects["split"] == TRAIN).to_numpy(), lengths)))
     step = steps[which]
     return step.module.count(grammar.apply(train, tuple(steps[:which]), fitted), step.settings)
 
@@ -77,29 +90,34 @@ class Piece:
 
 
 def tokenize(
-    events: pl.DataFrame, recipe: Recipe, steps: Sequence[grammar.Step], fitted: Mapping[str, pl.DataFrame]
+    events: pl.DataFrame,
+    splits: pl.DataFrame,
+    recipe: Recipe,
+    steps: Sequence[grammar.Step],
+    fitted: Mapping[str, pl.DataFrame],
 ) -> Piece:
     """Turns whole subjects into tokens.
 
     Args:
-      events: whole subjects in MEDS order, with `split`.
+      events: whole subjects in MEDS order.
+      splits: subject_id and split of these, in the same order.
       recipe: says how few events are too few.
       steps: the grammar.
       fitted: label -> fitted table.
     """
-    splits = events.select("subject_id", "split").unique("subject_id", keep="first", maintain_order=True)
     births = grammar.births_of(events)
-    rows = grammar.apply(events.drop("split"), tuple(steps), fitted)
-    timed = pl.col("time").is_not_null().sum().over("subject_id")
-    rows = rows.filter(timed >= recipe.min_events) if recipe.min_events else rows
+    rows = grammar.apply(events, tuple(steps), fitted)
+    starts, lengths = runs(rows)
+    timed = np.add.reduceat(rows["time"].is_not_null().to_numpy(), starts, dtype=np.int64) if len(rows) else starts
+    if (few := timed < recipe.min_events).any():
+        rows = rows.filter(pl.Series(np.repeat(~few, lengths)))
+        starts, lengths = starts[~few], lengths[~few]
     ids, names = _number(rows)
     subjects = grammar.gather_subjects(rows.with_columns(pl.Series("token", ids, pl.Int32)), births)
     subjects = subjects.join(splits, on="subject_id", how="left", maintain_order="left")
 
-    train = rows.select("subject_id").join(
-        splits.filter(pl.col("split") == TRAIN), on="subject_id", how="left", maintain_order="left"
-    )["split"]
-    counts = np.bincount(ids[train.is_not_null().to_numpy()], minlength=len(names))
+    train = np.repeat((subjects["split"] == TRAIN).to_numpy(), lengths)
+    counts = np.bincount(ids[train], minlength=len(names))
     names = names.with_columns(pl.Series("count", counts, pl.Int64))
     before = Counter(splits["split"].to_list())
     before.subtract(subjects["split"].to_list())

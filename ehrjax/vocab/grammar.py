@@ -102,9 +102,11 @@ def apply(events: pl.DataFrame, steps: tuple[Step, ...], fitted: Mapping[str, pl
 
 def births_of(events: pl.DataFrame) -> pl.DataFrame:
     """subject_id and birth_time in microseconds since 1970, from MEDS_BIRTH (or MEDS_BIRTH//...)."""
+    is_birth = pl.col("code").str.starts_with(BIRTH)
+    births = events.filter(is_birth & pl.col("time").is_not_null())
     is_birth = (pl.col("code") == BIRTH) | pl.col("code").str.starts_with(BIRTH + "//")
     return (
-        events.filter(is_birth & pl.col("time").is_not_null())
+        births.filter(is_birth)
         .group_by("subject_id", maintain_order=True)
         .agg(pl.col("time").to_physical().min().alias("birth_time"))
     )
