@@ -1,4 +1,4 @@
-"""Prepare data: `python -m ehrjax.prepare {synthetic,download,events,tokens,labels}`; each with `--help`."""
+"""Prepare data: `python -m ehrjax.prepare {synthetic,download,events,tokens,labels,tfds,inspect}`, each with --help."""
 
 from __future__ import annotations
 
@@ -121,6 +121,19 @@ def tokens(args: argparse.Namespace, rest: Sequence[str]) -> None:
     _print_summary({"vocabulary": info["vocabulary_size"], **splits})
 
 
+def tfds(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Publishes a token dataset as a TensorFlow dataset, or (--back) makes one of it again."""
+    from ehrjax.data import tfds as publishing
+
+    if args.back:
+        publishing.read_back(args.input, args.output)
+        return
+    bar, advance = _progress()
+    with bar:
+        found = publishing.write(args.input, args.output, name=args.name, progress=advance)
+    _print_summary({"dataset": str(found)})
+
+
 def labels(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Makes the labels of a task from a MEDS dataset."""
     from ehrjax.ingest.labels import making, settings
@@ -145,7 +158,9 @@ def _print_summary(summary: dict, indent: str = "") -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ehrjax.prepare", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{synthetic,download,events,tokens,labels}")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="{synthetic,download,events,tokens,labels,tfds,inspect}"
+    )
 
     def verb(function: Callable[..., None]) -> argparse.ArgumentParser:
         sub = verbs.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
@@ -170,6 +185,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--engine", default="local", help="local (default) or spark; the result is the same")
     sub.add_argument("--fitted-from", help="use this token dataset's vocabulary and bins instead of fitting")
     sub.epilog = "--config=configs/tokens/NAME.py names the recipe; --config.KEY=VALUE changes it."
+    sub = verb(tfds)
+    sub.add_argument("--input", required=True, help="the token dataset; with --back the TFDS folder")
+    sub.add_argument("--name", default="ehrjax_tokens", help="the dataset's name in TFDS")
+    sub.add_argument("--back", action="store_true", help="write the token dataset that a TFDS folder holds")
     sub = verb(labels)
     sub.add_argument("--input", required=True, help="the MEDS dataset")
     sub.add_argument("--task", help="the task, for example readmission_30d; docs/labels.md lists them")

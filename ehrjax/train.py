@@ -109,20 +109,25 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
 
     from ehrjax.core import rng, trees
     from ehrjax.core.writer import Writer
-    from ehrjax.data import pipeline, token_dataset
+    from ehrjax.data import pipeline, tfds, token_dataset
     from ehrjax.evals import tuning
     from ehrjax.training import initial, loop, optimizer, run, state, step
     from ehrjax.training import workdir as workdirs
 
     first = jax.process_index() == 0
     optimizing, mesh = sections.optimizer, sections.mesh
-    if first and not config["data"]["path"]:
+    path = config["data"]["path"]
+    if first and not path:
         from ehrjax.data import embedded
 
         embedded.ensure(workdir / "data", config["embedded"])
+    published = bool(path) and tfds.is_tfds(path)
+    if first and published:
+        tfds.ensure(path, workdir / "data")
     _barrier("data")
-    if not config["data"]["path"]:
-        config = {**config, "data": {**config["data"], "path": str(workdir / "data" / "tokens")}}
+    if not path or published:
+        path = str(tfds.tokens_of(path, workdir / "data") if published else workdir / "data" / "tokens")
+        config = {**config, "data": {**config["data"], "path": path}}
     settings = configs.into(pipeline.Settings, config["data"], where="data")
     dataset = token_dataset.open_tokens(settings.path)
     parts = run.build(config, dataset.vocabulary)
