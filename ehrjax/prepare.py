@@ -134,6 +134,16 @@ def tfds(args: argparse.Namespace, rest: Sequence[str]) -> None:
     _print_summary({"dataset": str(found)})
 
 
+def inspect(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Writes a page that shows a MEDS dataset or a token dataset."""
+    from ehrjax.evals import dataset_page
+
+    bar, advance = _progress()
+    with bar:
+        page = dataset_page.write(args.input, args.output, subject=args.timeline, progress=advance)
+    _print_summary({"page": str(page)})
+
+
 def labels(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Makes the labels of a task from a MEDS dataset."""
     from ehrjax.ingest.labels import making, settings
@@ -189,6 +199,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", required=True, help="the token dataset; with --back the TFDS folder")
     sub.add_argument("--name", default="ehrjax_tokens", help="the dataset's name in TFDS")
     sub.add_argument("--back", action="store_true", help="write the token dataset that a TFDS folder holds")
+    sub = verb(inspect)
+    sub.add_argument("--input", required=True, help="the MEDS dataset or the token dataset")
+    sub.add_argument("--timeline", type=int, help="draw this subject's record (made-up people's is drawn anyway)")
     sub = verb(labels)
     sub.add_argument("--input", required=True, help="the MEDS dataset")
     sub.add_argument("--task", help="the task, for example readmission_30d; docs/labels.md lists them")

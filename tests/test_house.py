@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "objectives": {"core"},
     "data": {"core", "ingest", "vocab"},
     "training": {"core", "vocab", "data", "objectives"},
-    "evals": {"core", "vocab", "data", "objectives", "metrics", "viz"},
+    "evals": {"core", "ingest", "vocab", "data", "objectives", "metrics", "viz"},
 }
 HOST = ("ingest", "vocab", "metrics", "viz")
 

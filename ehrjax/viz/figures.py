@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 # Okabe and Ito's colours (2008): distinguishable with every common kind of colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#B8A600", "#000000")
@@ -148,4 +149,81 @@ def embedding_map(points: np.ndarray, groups: Sequence[str], hover: Sequence[str
     figure = _styled(figure, x="", y="", height=560)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
+    return figure
+
+
+def counted(edges: np.ndarray, counts: np.ndarray, *, x: str, y: str, log: bool = True) -> go.Figure:
+    """A histogram whose counts [len(edges) - 1] are known already; empty bins at both ends are left out."""
+    there = np.flatnonzero(counts)
+    first, last = (there[0], there[-1] + 1) if len(there) else (0, len(counts))
+    edges, counts = np.asarray(edges, np.float64)[first : last + 1], np.asarray(counts)[first:last]
+    centres = np.sqrt(edges[:-1] * edges[1:]) if log else (edges[:-1] + edges[1:]) / 2
+    figure = go.Figure(go.Bar(x=centres, y=counts, width=np.diff(edges), marker_color=COLOURS[0]))
+    figure = _styled(figure, x=x, y=y)
+    if log:
+        figure.update_xaxes(type="log", dtick=1)
+    return figure
+
+
+def timeline(
+    lanes: Mapping[str, tuple[Sequence[float], Sequence[str]]],
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    bands: Sequence[tuple[float, float]],
+    *,
+    x: str,
+) -> go.Figure:
+    """One life: lanes of marks, below them lines of measured values, behind all of them bands.
+
+    Args:
+      lanes: name -> (place, text to hover) of its marks.
+      lines: name -> (place, value).
+      bands: (start, end) of what lasted, in the units of x.
+      x: the axis title.
+    """
+    names, height = list(lanes), 30 * len(lanes) + 40
+    heights = [height, *[90] * len(lines)]
+    figure = make_subplots(
+        rows=len(heights),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.02,
+        row_heights=[h / sum(heights) for h in heights],
+    )
+    for number, (places, hover) in enumerate(lanes.values()):
+        colour = COLOURS[number % 9]
+        figure.add_scatter(
+            x=list(places),
+            y=[number] * len(places),
+            mode="markers",
+            text=list(hover),
+            hovertemplate="%{text}<extra></extra>",
+            marker=dict(color=colour, size=8, symbol="line-ns", line=dict(width=2, color=colour)),
+            showlegend=False,
+            row=1,
+            col=1,
+        )
+    for number, (name, (places, values)) in enumerate(lines.items()):
+        figure.add_scatter(
+            x=list(places),
+            y=list(values),
+            mode="lines+markers",
+            line=dict(color=COLOURS[number % 9], width=1.5),
+            marker=dict(size=5),
+            hovertemplate=f"{name}: %{{y:.4g}}<extra></extra>",
+            showlegend=False,
+            row=number + 2,
+            col=1,
+        )
+        figure.add_annotation(
+            text=name, xref="x domain", yref=f"y{number + 2} domain", x=0.005, y=0.98, showarrow=False, xanchor="left",
+            bgcolor="rgba(255,255,255,.8)", font=dict(size=12, color="#5b6b7b"),
+        )  # fmt: skip
+    for start, end in bands:
+        figure.add_vrect(x0=start, x1=end, fillcolor="#56B4E9", opacity=0.18, line_width=0)
+    figure = _styled(figure, x="", y="", height=sum(heights) + 60)
+    axis = dict(showline=True, linecolor="#9aa7b3", gridcolor="#eef1f4", zeroline=False, automargin=True)
+    figure.update_xaxes(**axis, title=None)
+    figure.update_yaxes(**axis)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed", row=1, col=1)
+    figure.update_xaxes(title=x, row=len(heights), col=1)
     return figure
