@@ -144,9 +144,9 @@ class Plan:
     chunks: tuple[meds.Chunk, ...]
     num_shards: int
 
-    def events(self, i: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """The events of piece i, and subject_id and split of its subjects, as they follow one another."""
-        events = self.dataset.read_chunk(self.chunks[i])
+    def events(self, i: int, columns: tuple[str, ...] = ()) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The events of piece i (all columns, or some), and subject_id and split of its subjects in the same order."""
+        events = self.dataset.read_chunk(self.chunks[i], columns)
         starts, lengths = token_stages.runs(events)
         subjects = pl.DataFrame({"subject_id": events["subject_id"].gather(starts)}).join(
             self.splits, on="subject_id", how="left", maintain_order="left"
@@ -210,10 +210,15 @@ class _Work:
         for which, step in enumerate(plan.steps):
             if not step.fitted:
                 continue
-            before = dict(fitted)
+            before, columns = dict(fitted), token_stages.columns_counted(plan.steps, which)
 
-            def counted(i: int, which: int = which, before: dict[str, pl.DataFrame] = before) -> pl.DataFrame:
-                return token_stages.count(*plan.events(i), plan.steps, which, before)
+            def counted(
+                i: int,
+                which: int = which,
+                before: dict[str, pl.DataFrame] = before,
+                columns: tuple[str, ...] = columns,
+            ) -> pl.DataFrame:
+                return token_stages.count(*plan.events(i, columns), plan.steps, which, before)
 
             add = functools.partial(token_stages.add, step=step)
             parts: list[pl.DataFrame] = []

@@ -45,6 +45,16 @@ def runs(events: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return starts, np.diff(starts, append=len(subject))
 
 
+def columns_counted(steps: Sequence[grammar.Step], which: int) -> tuple[str, ...]:
+    """The columns that `count` needs for step `which`; none where that is not known, so that all are read.
+
+    It is known where the step says what it counts (COUNTED) and those before it look at codes alone (BY_CODE).
+    """
+    if all(getattr(step.module, "BY_CODE", False) for step in steps[:which]):
+        return tuple(getattr(steps[which].module, "COUNTED", ()))
+    return ()
+
+
 def count(
     events: pl.DataFrame,
     subjects: pl.DataFrame,

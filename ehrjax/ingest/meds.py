@@ -238,8 +238,10 @@ class MedsDataset:
         if parts:
             yield tuple(parts)
 
-    def read_chunk(self, chunk: Chunk) -> pl.DataFrame:
+    def read_chunk(self, chunk: Chunk, columns: tuple[str, ...] = ()) -> pl.DataFrame:
         """The events of the subjects that begin in a piece, whole and in MEDS order, their texts left out (null).
+
+        With `columns` (subject_id among them) only these are read, and the events of a subject are in file order.
 
         A subject that began before the piece belongs to an earlier one; one that goes on behind it is read to its
         end.
@@ -248,25 +250,25 @@ class MedsDataset:
           InputError: a file is damaged, a column is missing or has an impossible type, or a subject's rows are not
             together.
         """
-        frames = [self._read_part(*part) for part in chunk]
+        frames = [self._read_part(*part, columns) for part in chunk]
         frame = frames[0] if len(frames) == 1 else pl.concat(frames)
         again = sum(part["subject_id"].n_unique() for part in frames) - frame["subject_id"].n_unique()
         if again:
             raise InputError(
                 f"{self.folder} holds {again} subjects in more than one file; MEDS keeps each in one file."
             )
-        return frame if _ordered(frame) else order_events(frame)
+        return frame if columns or _ordered(frame) else order_events(frame)
 
-    def _read_part(self, path: Path, start: int, stop: int) -> pl.DataFrame:
+    def _read_part(self, path: Path, start: int, stop: int, columns: tuple[str, ...]) -> pl.DataFrame:
         file = _parquet(path)
         groups = file.metadata.num_row_groups
         try:
-            frame = self._groups(file, range(start, stop))
+            frame = self._groups(file, range(start, stop), columns)
             if start and len(frame):
-                previous = self._groups(file, [start - 1], columns=["subject_id"])
+                previous = self._groups(file, [start - 1], ("subject_id",))
                 frame = frame.filter(pl.col("subject_id") != previous["subject_id"][-1])
             while stop < groups and len(frame):
-                more = self._groups(file, [stop])
+                more = self._groups(file, [stop], columns)
                 rest = more.filter(pl.col("subject_id") == frame["subject_id"][-1])
                 frame = pl.concat([frame, rest])
                 stop += 1
@@ -276,13 +278,13 @@ class MedsDataset:
             raise InputError(
                 f"{path} cannot be read as parquet; it is truncated or foreign: write it again."
             ) from error
-        frame = conform(frame, path)
+        frame = conform(frame, path, columns)
         if frame["subject_id"].rle_id().n_unique() != frame["subject_id"].n_unique():
             raise InputError(f"{path} does not keep each subject's rows together; sort it by subject_id and time.")
         return frame
 
     @staticmethod
-    def _groups(file: pq.ParquetFile, groups: Iterable[int], columns: list[str] | None = None) -> pl.DataFrame:
+    def _groups(file: pq.ParquetFile, groups: Iterable[int], columns: tuple[str, ...]) -> pl.DataFrame:
         there = file.schema_arrow.names
         wanted = [name for name in columns or EVENT_SCHEMA if name in there and name != "text_value"]
         return pl.DataFrame(pl.from_arrow(file.read_row_groups(list(groups), columns=wanted)))
@@ -320,10 +322,12 @@ def _ordered(events: pl.DataFrame) -> bool:
     return not bool((same & (late | back)).any())
 
 
-def conform(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Casts a frame read from `path` to EVENT_SCHEMA; absent optional columns become null."""
+def conform(frame: pl.DataFrame, path: Path, wanted: tuple[str, ...] = ()) -> pl.DataFrame:
+    """Casts a frame read from `path` to EVENT_SCHEMA (or its columns `wanted`); absent optional ones become null."""
     columns = []
     for name, dtype in EVENT_SCHEMA.items():
+        if wanted and name not in wanted:
+            continue
         if name not in frame.columns:
             if name not in OPTIONAL_COLUMNS:
                 raise InputError(f"{path} has no column {name!r}, which MEDS requires; write the dataset again.")
@@ -335,7 +339,7 @@ def conform(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path} does not follow the MEDS schema: {str(error).splitlines()[0]}.") from error
     for name in ("subject_id", "code"):
-        if frame[name].null_count():
+        if name in frame.columns and frame[name].null_count():
             raise InputError(f"{path} has {frame[name].null_count()} null values in column {name!r}; MEDS allows none.")
     return frame
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
+from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import raw_csv, raw_parquet
 from ehrjax.ingest.raw_csv import ROW, Kind
@@ -15,6 +17,7 @@ from ehrjax.ingest.raw_tables import Table
 SUFFIXES = (*raw_csv.SUFFIXES, ".parquet")
 # Of the files in a folder of parts; a text beside them may be a licence.
 PARTS = tuple(suffix for suffix in SUFFIXES if not suffix.startswith(".txt"))
+MANIFEST = "SHA256SUMS.txt"
 SHOWN = ".csv, .tsv, .txt (also .gz, .zst) or .parquet"
 
 
@@ -37,10 +40,10 @@ def find_table(folder: Path, name: str) -> list[Path]:
         raise InputError(f"{folder} holds the table {name} more than once ({names}); keep one of them.")
     if not parts:
         return found
-    files = [path for path in sorted(parts[0].rglob("*")) if path.is_file() and path.name.endswith(PARTS)]
-    if not files:
+    inside = [path for path in sorted(parts[0].rglob("*")) if path.is_file() and path.name.endswith(PARTS)]
+    if not inside:
         raise InputError(f"{parts[0]} holds no {SHOWN} files; remove the folder or copy it again.")
-    return files
+    return inside
 
 
 def columns_of(path: Path) -> list[str]:
@@ -66,6 +69,32 @@ def check_columns(paths: Iterable[Path], columns: Iterable[str]) -> None:
             )
 
 
+def check_manifest(folder: Path, paths: Iterable[Path]) -> None:
+    """Compares files with the checksums that lie beside them (`MANIFEST`, as PhysioNet publishes it), if they do.
+
+    A text that was cut at the end of a line looks whole; only this tells it.
+
+    Raises:
+      InputError: a file that the manifest names is another one; the manifest is no list of checksums.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    listed: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        digest, _, name = line.strip().partition(" ")
+        if line.strip() and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+            raise InputError(f"{path}, line {number} is no checksum; copy the file again or remove it.")
+        listed[name.strip().removeprefix("*").removeprefix("./")] = digest.lower()
+    for file in paths:
+        wanted = listed.get(file.relative_to(folder).as_posix())
+        if wanted and files.sha256_file(file) != wanted:
+            raise InputError(
+                f"{file} is not the file that {path.name} names; copy it again, or remove {path.name} if the file was "
+                "changed on purpose."
+            )
+
+
 def find_tables(folder: Path, tables: Iterable[Table], *, source: str) -> dict[str, list[Path]]:
     """Name -> files of those tables that a source's folder holds; their columns are checked.
 
@@ -75,14 +104,15 @@ def find_tables(folder: Path, tables: Iterable[Table], *, source: str) -> dict[s
       source: what the folder holds, for messages ("OMOP CDM").
 
     Raises:
-      InputError: the folder or a required table is not there, a table is there twice, is damaged at its start, or
-        lacks a column.
+      InputError: the folder or a required table is not there, a table is there twice, is damaged at its start, lacks
+        a column, or is not what the folder's MANIFEST says.
     """
     if not folder.is_dir():
         raise InputError(f"The {source} folder {folder} does not exist; name the folder that holds its tables.")
     found = {}
     for table in tables:
         if paths := find_table(folder / table.folder, table.name):
+            check_manifest(folder, paths)
             check_columns(paths, table.columns)
             found[table.name] = paths
         elif table.required:

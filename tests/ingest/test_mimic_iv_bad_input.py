@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,3 +177,20 @@ def test_an_optional_table_with_only_a_header_is_a_table_of_no_rows(tables, tmp_
     raw = layout.write(tables, tmp_path / "raw")
     _edit("hosp/hcpcsevents", _header_only)(raw)
     assert mimic_iv.read(raw, tmp_path / "meds")["tables"]["hcpcsevents"]["rows"] == 0
+
+
+def test_a_file_cut_at_the_end_of_a_line_is_told_by_its_checksum(tmp_path):
+    raw = layout.write(layout.generate(seed=3, patients=4), tmp_path / "raw")
+    table = raw / "hosp" / "labevents.csv"
+    whole = table.read_bytes()
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(raw)}" for path in raw.rglob("*.csv")]
+    table.write_bytes(b"".join(whole.splitlines(keepends=True)[:-3]))
+    mimic_iv.read(raw, tmp_path / "unnoticed")
+    (raw / "SHA256SUMS.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"labevents\.csv is not the file that SHA256SUMS\.txt names"):
+        mimic_iv.read(raw, tmp_path / "meds")
+    table.write_bytes(whole)
+    mimic_iv.read(raw, tmp_path / "meds")
+    (raw / "SHA256SUMS.txt").write_text("what is this\n")
+    with pytest.raises(InputError, match="line 1 is no checksum"):
+        mimic_iv.read(raw, tmp_path / "again")

@@ -127,7 +127,7 @@ def test_a_truncated_file_is_named(suffix: str, share: float, tmp_path: Path) ->
 
 def test_a_foreign_suffix_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.xlsx").write_bytes(b"PK")
-    with pytest.raises(InputError, match="t.xlsx is none of"):
+    with pytest.raises(InputError, match="t.xlsx is no .csv"):
         raw_files.columns_of(tmp_path / "t.xlsx")
 
 

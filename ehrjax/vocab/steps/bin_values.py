@@ -11,6 +11,8 @@ from ehrjax.core.errors import InputError
 from ehrjax.vocab.step_rows import beside, inserted, named
 
 KEYS = {"code": pl.String, "value": pl.Float32}
+# What `count` reads of the events.
+COUNTED = ("subject_id", "code", "numeric_value")
 FITTED = {"code": pl.String, "breaks": pl.List(pl.Float32), "low": pl.Float32, "high": pl.Float32}
 
 

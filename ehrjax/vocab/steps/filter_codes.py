@@ -9,6 +9,9 @@ import polars as pl
 
 from ehrjax.core.errors import InputError
 
+# It looks at nothing but codes.
+BY_CODE = True
+
 
 @dataclass(frozen=True)
 class Settings:
