@@ -87,7 +87,11 @@ def prepare(
         info = {
             "kind": "ehrjax token dataset",
             "version": token_dataset.VERSION,
-            "source": {key: dataset.metadata.get(key) for key in ("dataset_name", "dataset_version")},
+            "source": {
+                **{key: dataset.metadata.get(key) for key in ("dataset_name", "dataset_version")},
+                # Made-up people may be shown.
+                **({"synthetic": True} if dataset.metadata.get("synthetic") else {}),
+            },
             "source_fingerprint": source_fingerprint,
             "recipe": recipe.as_dict(),
             "vocabulary_fingerprint": vocabulary.fingerprint,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,40 +155,44 @@ def _builder(dataset: TokenDataset, name: str, progress: Progress | None) -> typ
 
     done = 0
 
-    def examples(split: token_dataset.Split) -> Iterator[tuple[int, dict[str, Any]]]:
+    def examples(shard: token_dataset.Shard) -> Iterator[tuple[int, dict[str, Any]]]:
         nonlocal done
-        key = 0
-        for shard in split.shards:
-            for row in range(len(shard.subject_id)):
-                span = slice(int(shard.offsets[row]), int(shard.offsets[row + 1]))
-                yield (
-                    key,
-                    {
-                        "subject_id": shard.subject_id[row],
-                        "birth_time": shard.birth_time[row],
-                        HAS_BIRTH: shard.has_birth[row],
-                        "num_static": shard.num_static[row],
-                        SHARD: int(shard.path.stem),
-                        **{column: shard.columns[column][span] for column in RAGGED},
-                    },
-                )
-                key += 1
-                done += 1
-                if progress and not done % 1000:
-                    progress("writing records", done, total)
+        for row in range(len(shard.subject_id)):
+            span = slice(int(shard.offsets[row]), int(shard.offsets[row + 1]))
+            yield (
+                row,
+                {
+                    "subject_id": shard.subject_id[row],
+                    "birth_time": shard.birth_time[row],
+                    HAS_BIRTH: shard.has_birth[row],
+                    "num_static": shard.num_static[row],
+                    SHARD: int(shard.path.stem),
+                    **{column: shard.columns[column][span] for column in RAGGED},
+                },
+            )
+            done += 1
+            if progress and not done % 1000:
+                progress("writing records", done, total)
 
     return type(
         # TFDS makes the dataset's name of the class's.
         "".join(part.capitalize() for part in name.split("_")),
-        (tfds.core.GeneratorBasedBuilder,),
+        # Shard by shard, one file each: the generator-based builder holds a split in memory to sort it, and past a
+        # gigabyte moves it to files through TensorFlow.
+        (tfds.core.ShardBasedBuilder,),
         {
             "VERSION": tfds.core.Version(VERSION),
             "name": name,
             "_info": info,
-            "_split_generators": lambda self, manager: {n: examples(s) for n, s in splits.items() if len(s)},
-            "_generate_examples": lambda self: iter(()),
+            "_shard_iterators_per_split": lambda self, manager: {
+                n: [partial(examples, shard) for shard in split.shards if len(shard.subject_id)]
+                for n, split in splits.items()
+                if len(split)
+            },
             "__module__": __name__,
         },
+        # A name is TFDS's for the whole process otherwise, and a second dataset of that name refused.
+        skip_registration=True,
     )
 
 

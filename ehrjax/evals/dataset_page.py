@@ -17,10 +17,11 @@ from ehrjax.ingest.meds import BIRTH, DEATH, SPLITS, VISIT_COLUMN, open_dataset
 from ehrjax.viz import figures
 from ehrjax.viz.page import Markup, Page, facts, figure, table, text
 
-# A code that fewer people may have than this is not counted exactly on a page that may leave the hospital.
+# What fewer people have than this is not counted exactly on a page that may leave the hospital.
 SMALL = 11
 LONGEST = 70
 MOST_CODES, MOST_LINES, MOST_LANES, MOST_TOKENS = 40, 4, 14, 400
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 YEAR = 365.25 * 86_400
 PAGE = "index.html"
 
@@ -70,17 +71,19 @@ def _events_page(source: Path, subject: int | None, progress: Progress | None) -
         why = pseudo.get("why", "") if isinstance(pseudo, dict) else pseudo
         page.lead += f"<p><strong>The times are no dates:</strong> {text(why)}.</p>"
     page.add("Subjects and events", _splits_table(found))
-    page.add("Code families", *_families(found))
+    page.add("Code families", *_families(found, made_up))
     page.add("Most frequent codes", _codes_table(found, made_up))
     page.add("Events a subject", *_lengths(found.lengths, "events"))
     page.add("Visits", *_visits(found))
-    page.add("Values", *_values(found, dataset.codes))
+    page.add("Values", *_values(found, dataset.codes, made_up))
     page.add("What the reader set aside", _set_aside(dataset.metadata.get("reader_summary")))
     page.add("One subject", *_timeline(found.timeline, dataset.codes, made_up))
     return page
 
 
 def _splits_table(found: inspection.Inspection) -> str:
+    # Python's own dates end in the year 9999, and begin in the year 1.
+    dates = pl.col("first", "last").dt.to_string("%Y-%m-%d").fill_null("-")
     rows = [
         (
             row["split"],
@@ -88,42 +91,47 @@ def _splits_table(found: inspection.Inspection) -> str:
             f"{row['events']:,}",
             f"{row['static']:,}",
             f"{row['with_value']:,}",
-            "-" if row["first"] is None else f"{row['first']:%Y-%m-%d}",
-            "-" if row["last"] is None else f"{row['last']:%Y-%m-%d}",
+            row["first"],
+            row["last"],
             f"{100 * found.coverage[row['split']]:.2f} %" if row["split"] in found.coverage else "-",
         )
-        for row in found.splits.iter_rows(named=True)
+        for row in found.splits.with_columns(dates).iter_rows(named=True)
     ]
     header = ("split", "subjects", "events", "without a time", "with a value", "first", "last", "codes seen in train")
     note = "Coverage is the share of a split's events whose code occurs in train; births do not count as first events."
     return table(header, rows) + f'<p class="note">{note}</p>'
 
 
-def _families(found: inspection.Inspection) -> Sequence[str]:
-    grouped = (
-        found.codes.group_by("family")
-        .agg(pl.len().alias("codes"), pl.col("events").sum())
-        .sort("events", "family", descending=[True, False])
-    )
-    total = max(int(grouped["events"].sum()), 1)
-    rows = [(f, f"{n:,}", f"{e:,}", f"{100 * e / total:.1f} %") for f, n, e in grouped.iter_rows()]
-    top = grouped.head(20)
+def _families(found: inspection.Inspection, made_up: bool) -> Sequence[str]:
+    total = max(int(found.families["events"].sum()), 1)
+    rows = [
+        (r["family"], f"{r['codes']:,}", _shown(r["events"], r["subjects"], made_up), _share(r, total, made_up))
+        for r in found.families.iter_rows(named=True)
+    ]
+    top = found.families.filter(made_up | (pl.col("subjects") >= SMALL)).head(20)
     drawn = figures.bars(top["family"].to_list(), top["events"].to_list(), x="events")
     return table(("family", "codes", "events", "share"), rows), figure(drawn)
 
 
-def _shown(count: int, made_up: bool) -> str:
-    return f"{count:,}" if made_up or count == 0 or count >= SMALL else f"<{SMALL}"
+def _shown(count: int, people: int, made_up: bool) -> str:
+    """A count of events, unless few people have them."""
+    return f"{count:,}" if made_up or count == 0 or people >= SMALL else "few"
+
+
+def _share(row: dict[str, Any], total: int, made_up: bool) -> str:
+    return f"{100 * row['events'] / total:.1f} %" if made_up or row["subjects"] >= SMALL else "-"
 
 
 def _codes_table(found: inspection.Inspection, made_up: bool) -> str:
     rows = [
         (Markup(f"{text(_short(r['description'] or r['code']))} <small>{text(r['code'])}</small>"),)
-        + tuple(_shown(r[split], made_up) for split in SPLITS)
+        + tuple(_shown(r[split], r[f"{split} subjects"], made_up) for split in SPLITS)
         for r in found.codes.head(MOST_CODES).iter_rows(named=True)
     ]
-    rare = int((found.codes["events"] < SMALL).sum())
-    note = f"{len(found.codes):,} codes in all, {rare:,} of them with fewer than {SMALL} events."
+    rare = int((found.codes["subjects"] < SMALL).sum())
+    note = f"{len(found.codes):,} codes in all, {rare:,} of them with fewer than {SMALL} subjects" + (
+        "." if made_up else "; such counts are not shown."
+    )
     return table(("code", *SPLITS), rows) + f'<p class="note">{note}</p>'
 
 
@@ -147,32 +155,43 @@ def _visits(found: inspection.Inspection) -> Sequence[str]:
     else:
         lead = "<p>The dataset has no visit ids; the gaps are between days with events.</p>"
         between = "days between days with events"
+    if found.overlaps:
+        lead += f"<p>{found.overlaps:,} begin before an earlier one has ended; they have no gap.</p>"
     parts = [lead, figure(figures.counted(inspection.EDGES, found.gaps, x=between, y="gaps"))]
     if found.stays.sum():
         parts.append(figure(figures.counted(inspection.EDGES, found.stays, x="hours that a visit lasts", y="visits")))
     return parts
 
 
-def _values(found: inspection.Inspection, codes: pl.DataFrame) -> Sequence[str]:
-    if not found.values:
-        return ("<p>No event has a numeric value.</p>",)
+def _values(found: inspection.Inspection, codes: pl.DataFrame, made_up: bool) -> Sequence[str]:
+    people = dict(found.codes.select("code", "subjects").iter_rows())
+    values = {code: frame for code, frame in found.values.items() if made_up or people[code] >= SMALL}
+    if not values:
+        return ("<p>No event has a numeric value.</p>" if not found.values else "<p>Few subjects have values.</p>",)
     names = dict(codes.select("code", "description").iter_rows())
     parts: list[str] = []
     rows = []
-    for code, frame in found.values.items():
-        values, counts = frame["value"].to_numpy().astype(np.float64), frame["count"].to_numpy()
-        share = np.cumsum(counts) / counts.sum()
-        low, q1, median, q3, high = (values[np.searchsorted(share, q)] for q in (0.01, 0.25, 0.5, 0.75, 0.99))
+    for code, frame in values.items():
+        seen, counts = frame["value"].to_numpy().astype(np.float64), frame["count"].to_numpy()
+        share, total = np.cumsum(counts) / counts.sum(), int(counts.sum())
+        quantiles = {q: seen[np.searchsorted(share, q)] for q in QUANTILES}
         label = Markup(f"{text(_short(names.get(code) or code))} <small>{text(code)}</small>")
-        rows.append((label, f"{counts.sum():,}", *(f"{v:g}" for v in (low, q1, median, q3, high))))
+        # The outermost percentiles of few values are somebody's.
+        shown = (f"{v:g}" if made_up or min(q, 1 - q) * total >= SMALL else "-" for q, v in quantiles.items())
+        rows.append((label, f"{total:,}", *shown))
+        low, high = quantiles[QUANTILES[0]], quantiles[QUANTILES[-1]]
         if len(parts) < 6 and high > low:
-            edges = _edges(np.unique(values[(values >= low) & (values <= high)]))
-            inside = np.histogram(values, edges, weights=counts)[0]
+            edges = _edges(np.unique(seen[(seen >= low) & (seen <= high)]))
+            inside = np.histogram(seen, edges, weights=counts)[0]
+            if not made_up:
+                inside[inside < SMALL] = 0
             drawn = figures.counted(edges, inside, x=str(names.get(code) or code), y="values", log=False)
             parts.append(figure(drawn))
-    header = ("code, with its unit", "values", "1 %", "25 %", "median", "75 %", "99 %")
-    note = '<p class="note">The figures show what lies between the first and the last percentile.</p>'
-    return (table(header, rows), note, *parts)
+    header = ("code, with its unit", "values", *(f"{100 * q:g} %" if q != 0.5 else "median" for q in QUANTILES))
+    note = "The figures show what lies between the first and the last percentile" + (
+        "." if made_up else f", without bars of fewer than {SMALL} values."
+    )
+    return (table(header, rows), f'<p class="note">{note}</p>', *parts)
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
@@ -209,8 +228,12 @@ def _timeline(events: pl.DataFrame | None, codes: pl.DataFrame, made_up: bool) -
     timed = events.filter(pl.col("time").is_not_null())
     births = timed.filter(pl.col("code").str.starts_with(BIRTH))["time"]
     lived = timed.filter(~pl.col("code").str.starts_with(BIRTH))
-    start = births[0] if len(births) else lived["time"].min()
-    place = ((pl.col("time") - start).dt.total_seconds() / YEAR).alias("place")
+    static = ", ".join(names.get(c) or c for c in events.filter(pl.col("time").is_null())["code"])
+    if not len(lived):
+        return (f"<p>{text(static)}. This subject has no events with a time.</p>",)
+    # As microseconds: Python's own dates end in the year 9999.
+    start = births.to_physical()[0] if len(births) else lived["time"].to_physical().min()
+    place = ((pl.col("time").to_physical() - start) / (1e6 * YEAR)).alias("place")
     lived = lived.with_columns(place, pl.col("code").str.split("//").list.first().alias("family"))
     measured = lived.filter(pl.col("numeric_value").is_finite())
     often = measured["code"].value_counts().sort("count", "code", descending=[True, False]).head(MOST_LINES)["code"]
@@ -218,7 +241,8 @@ def _timeline(events: pl.DataFrame | None, codes: pl.DataFrame, made_up: bool) -
     order = lived.group_by("family", maintain_order=True).agg(pl.len()).sort("len", descending=True).head(MOST_LANES)
     for family in order["family"]:
         part = lived.filter(pl.col("family") == family)
-        hover = [f"{names.get(c) or c}<br>{t:%Y-%m-%d %H:%M}" for c, t in part.select("code", "time").iter_rows()]
+        when = pl.col("time").dt.to_string("%Y-%m-%d %H:%M")
+        hover = [f"{names.get(c) or c}<br>{t}" for c, t in part.select("code", when).iter_rows()]
         lanes[family] = (part["place"].to_list(), hover)
     lines = {
         _short(names.get(code) or code): measured.filter(pl.col("code") == code)
@@ -234,7 +258,6 @@ def _timeline(events: pl.DataFrame | None, codes: pl.DataFrame, made_up: bool) -
         .filter(pl.col("b") - pl.col("a") > 0.5 / 365)
         .sort("a")
     )
-    static = ", ".join(names.get(c) or c for c in events.filter(pl.col("time").is_null())["code"])
     what = "This person is made up. " if made_up else ""
     died = (lived["code"].str.starts_with(DEATH)).any()
     lead = f"<p>{what}{text(static)}. {len(lived):,} events{', the last of them death' if died else ''}.</p>"
@@ -247,17 +270,19 @@ def _tokens_page(source: Path, subject: int | None) -> Page:
     dataset = token_dataset.open_tokens(source)
     told = dataset.info
     splits = {name: dataset.split(name) for name in SPLITS}
-    counts = np.zeros(len(dataset.vocabulary), np.int64)
-    by_split = {}
+    size = len(dataset.vocabulary)
+    by_split, people = {}, {}
     for name, split in splits.items():
-        own = np.zeros(len(dataset.vocabulary), np.int64)
+        by_split[name], people[name] = np.zeros(size, np.int64), np.zeros(size, np.int64)
         for shard in split.shards:
-            own += np.bincount(shard.columns["tokens"], minlength=len(own))
-        by_split[name] = own
-        counts += own
+            tokens = shard.columns["tokens"]
+            owner = np.repeat(np.arange(len(shard.subject_id)), np.diff(shard.offsets))
+            by_split[name] += np.bincount(tokens, minlength=size)
+            people[name] += np.bincount(np.unique(owner * size + tokens) % size, minlength=size)
+    counts = np.sum(list(by_split.values()), axis=0)
     page = Page(
         f"Tokens of {told['source'].get('dataset_name') or source.name}",
-        f"<p>Recipe {text(told['recipe'].get('name'))}: {len(dataset.vocabulary):,} tokens in the vocabulary, "
+        f"<p>Recipe {text(told['recipe'].get('name'))}: {size:,} tokens in the vocabulary, "
         f"{counts.sum():,} in {sum(map(len, splits.values())):,} sequences.</p>",
     )
     rows = [
@@ -281,9 +306,13 @@ def _tokens_page(source: Path, subject: int | None) -> Page:
         families[family] = families.get(family, 0) + count
     top = dict(sorted(families.items(), key=lambda item: -item[1])[:20])
     page.add("Token families", figure(figures.bars(list(top), list(top.values()), x="tokens")))
-    made_up = "synthetic" in str(told["source"].get("dataset_name"))
+    made_up = inspection.is_open(told["source"])
     order = np.argsort(-counts, kind="stable")[:MOST_CODES]
-    rows = [(labels[i], *(_shown(int(by_split[s][i]), made_up) for s in SPLITS)) for i in order if counts[i]]
+    rows = [
+        (labels[i], *(_shown(int(by_split[s][i]), int(people[s][i]), made_up) for s in SPLITS))
+        for i in order
+        if counts[i]
+    ]
     page.add("Most frequent tokens", table(("token", *SPLITS), rows))
     page.add("Tokens a subject", *_lengths({name: split.lengths for name, split in splits.items()}, "tokens"))
     page.add("One sequence", _sequence(splits, labels, subject, made_up))

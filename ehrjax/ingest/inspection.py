@@ -13,7 +13,10 @@ from ehrjax.ingest.meds import BIRTH, SEPARATOR, SPLITS, TRAIN, VISIT_COLUMN, Me
 
 CHUNK_EVENTS = 1_000_000
 MEASURED = 12
+# Where the measured codes have more distinct values than this in all, values are kept to so many significant digits.
+MOST_VALUES, DIGITS = 500_000, 4
 # Edges of the histograms: gaps in days, lengths of visits in hours, by factors of the tenth root of ten.
+FAMILY = pl.col("code").str.split(SEPARATOR).list.first().alias("family")
 EDGES = 10 ** np.arange(-3, 5.01, 0.1)
 
 Progress = Callable[[str, int, int], None]
@@ -25,13 +28,15 @@ class Inspection:
 
     Attributes:
       splits: split, subjects, events, static (events without a time), with_value, first and last time.
-      codes: code, family, description, events (of all splits) and one column of events a split; the most frequent
-        first.
+      codes: code, family, description, events (of all splits), subjects, one column of events a split and one of
+        subjects ("train subjects"); the most frequent first.
+      families: family, codes, events, subjects; the most frequent first.
       coverage: split -> share of its events whose code occurs in train.
       lengths: split -> [subjects] int64, events a subject.
       values: code -> value, count: the values of the most frequently measured codes, each with how often it occurs.
-      gaps: [len(EDGES) - 1] int64, days from a visit's end to the next one's start; without visits: between days with
-        events.
+      gaps: [len(EDGES) - 1] int64, days from the end of all earlier visits to the next one's start; without visits:
+        between days with events.
+      overlaps: how many visits begin before an earlier one of the subject has ended.
       stays: [len(EDGES) - 1] int64, hours that visits last; those of a moment are left out.
       visits: how many visits there are; 0 where the dataset has none.
       timeline: one subject's events, or None.
@@ -39,10 +44,12 @@ class Inspection:
 
     splits: pl.DataFrame
     codes: pl.DataFrame
+    families: pl.DataFrame
     coverage: dict[str, float]
     lengths: dict[str, np.ndarray]
     values: dict[str, pl.DataFrame]
     gaps: np.ndarray
+    overlaps: int
     stays: np.ndarray
     visits: int
     timeline: pl.DataFrame | None
@@ -64,11 +71,16 @@ def inspect(
     """
     frames: list[pl.DataFrame] = []
     per_subject: list[pl.DataFrame] = []
-    gaps, stays, visits = np.zeros(len(EDGES) - 1, np.int64), np.zeros(len(EDGES) - 1, np.int64), 0
+    by_family: list[pl.DataFrame] = []
+    gaps, stays, visits, overlaps = np.zeros(len(EDGES) - 1, np.int64), np.zeros(len(EDGES) - 1, np.int64), 0, 0
     for events in _pieces(dataset, "counting events", progress):
         value = pl.col("numeric_value").is_finite().fill_null(False)
+        # A subject's events lie in one piece: subjects add up.
+        subjects = pl.col("subject_id").n_unique().cast(pl.Int64).alias("subjects")
+        by_family.append(events.group_by(FAMILY).agg(subjects))
         counted = events.group_by("split", "code").agg(
             pl.len().alias("events"),
+            subjects,
             pl.col("time").is_null().sum().alias("static"),
             value.sum().alias("with_value"),
             pl.col("time").filter(pl.col("code") != BIRTH).min().alias("first"),
@@ -76,8 +88,8 @@ def inspect(
         )
         frames = [_added([*frames, counted])]
         per_subject.append(events.group_by("subject_id", "split", maintain_order=True).agg(pl.len().alias("events")))
-        more_gaps, more_stays, count = _visits(events)
-        gaps, stays, visits = gaps + more_gaps, stays + more_stays, visits + count
+        more_gaps, more_stays, count, overlapping = _visits(events)
+        gaps, stays, visits, overlaps = gaps + more_gaps, stays + more_stays, visits + count, overlaps + overlapping
     subjects = pl.concat(per_subject)
     counts = frames[0]
     codes = _codes(counts, dataset)
@@ -90,10 +102,12 @@ def inspect(
     return Inspection(
         splits=_splits(counts, subjects),
         codes=codes,
+        families=_families(codes, by_family),
         coverage=_coverage(codes),
         lengths={split: subjects.filter(pl.col("split") == split)["events"].to_numpy() for split in SPLITS},
         values=values,
         gaps=gaps,
+        overlaps=overlaps,
         stays=stays,
         visits=visits,
         timeline=timeline,
@@ -110,17 +124,26 @@ def _pieces(dataset: MedsDataset, stage: str, progress: Progress | None) -> Iter
 
 
 def _added(parts: list[pl.DataFrame]) -> pl.DataFrame:
-    sums = (pl.col(name).sum() for name in ("events", "static", "with_value"))
+    sums = (pl.col(name).sum() for name in ("events", "subjects", "static", "with_value"))
     return pl.concat(parts).group_by("split", "code").agg(*sums, pl.col("first").min(), pl.col("last").max())
 
 
 def _codes(counts: pl.DataFrame, dataset: MedsDataset) -> pl.DataFrame:
-    by_split = [pl.col("events").filter(pl.col("split") == split).sum().cast(pl.Int64).alias(split) for split in SPLITS]
-    total = counts.group_by("code").agg(pl.col("events").sum().cast(pl.Int64), *by_split)
-    family = pl.col("code").str.split(SEPARATOR).list.first().alias("family")
+    by_split = [
+        pl.col(what).filter(pl.col("split") == split).sum().cast(pl.Int64).alias(split + name)
+        for what, name in (("events", ""), ("subjects", " subjects"))
+        for split in SPLITS
+    ]
+    total = counts.group_by("code").agg(pl.col("events", "subjects").sum().cast(pl.Int64), *by_split)
     described = dataset.codes.select("code", "description")
-    frame = total.with_columns(family).join(described, on="code", how="left", maintain_order="left")
+    frame = total.with_columns(FAMILY).join(described, on="code", how="left", maintain_order="left")
     return frame.sort("events", "code", descending=[True, False])
+
+
+def _families(codes: pl.DataFrame, parts: list[pl.DataFrame]) -> pl.DataFrame:
+    grouped = codes.group_by("family").agg(pl.len().alias("codes"), pl.col("events").sum())
+    people = pl.concat(parts).group_by("family").agg(pl.col("subjects").sum())
+    return grouped.join(people, on="family").sort("events", "family", descending=[True, False])
 
 
 def _coverage(codes: pl.DataFrame) -> dict[str, float]:
@@ -138,8 +161,8 @@ def _splits(counts: pl.DataFrame, subjects: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _visits(events: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
-    """Histograms of gaps and lengths, and how many visits."""
+def _visits(events: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Histograms of gaps and lengths, how many visits, and how many of them overlap."""
     timed = events.filter(pl.col("time").is_not_null() & (pl.col("code") != BIRTH))
     visits = (
         timed.filter(pl.col(VISIT_COLUMN).is_not_null())
@@ -151,10 +174,11 @@ def _visits(events: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
         day = pl.col("time").dt.truncate("1d")
         visits = timed.select("subject_id", day.alias("start"), day.alias("end")).unique()
     visits = visits.sort("subject_id", "start", "end")
-    previous = pl.col("end").shift(1).over("subject_id")
+    previous = pl.col("end").cum_max().shift(1).over("subject_id")
     between = visits.select((pl.col("start") - previous).dt.total_seconds() / 86_400).to_series().drop_nulls()
     lasted = visits.select((pl.col("end") - pl.col("start")).dt.total_seconds() / 3600).to_series()
-    return _histogram(between.to_numpy()), _histogram(lasted.to_numpy()) if count else _histogram(np.zeros(0)), count
+    lasting = _histogram(lasted.to_numpy()) if count else _histogram(np.zeros(0))
+    return _histogram(between.to_numpy()), lasting, count, int((between < 0).sum())
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:
@@ -168,12 +192,16 @@ def _values(
     from ehrjax.core.errors import InputError
 
     held: pl.DataFrame | None = None
-    timeline = None
+    timeline, rounded = None, False
     for events in _pieces(dataset, "reading values", progress):
         part = events.filter(pl.col("code").is_in(wanted) & pl.col("numeric_value").is_finite())
         part = part.group_by("code", pl.col("numeric_value").alias("value")).agg(pl.len().cast(pl.Int64).alias("count"))
         parts = [part] if held is None else [held, part]
         held = pl.concat(parts).group_by("code", "value").agg(pl.col("count").sum())
+        if rounded or len(held) > MOST_VALUES:
+            rounded = True
+            kept = pl.col("value").round_sig_figs(DIGITS)
+            held = held.group_by("code", kept).agg(pl.col("count").sum())
         if subject is not None and timeline is None:
             own = events.filter(pl.col("subject_id") == subject)
             timeline = own if len(own) else None

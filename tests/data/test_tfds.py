@@ -69,6 +69,16 @@ def test_tensorflow_is_not_needed(published, tmp_path):
     assert result.stdout.split()[-1] == "False"
 
 
+def test_a_split_of_any_size_is_written_without_tensorflow(published, tmp_path, monkeypatch):
+    """TFDS's sorting writer moves more than this many bytes to files through TensorFlow, which need not be there."""
+    from tensorflow_datasets.core import shuffle
+
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1 << 10)
+    tfds.write(published[0], tmp_path / "out")
+    tfds.read_back(tmp_path / "out", tmp_path / "back")
+    assert content(tmp_path / "back") == content(published[0])
+
+
 def test_odd_values_unicode_and_an_empty_split_survive(tmp_path):
     writer = MedsWriter(
         tmp_path / "meds", "odd", "1", splits=pl.DataFrame({"subject_id": [1, 2], "split": ["train"] * 2})

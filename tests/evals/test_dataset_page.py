@@ -14,7 +14,7 @@ from ehrjax.core.errors import InputError
 from ehrjax.data import token_dataset
 from ehrjax.evals import dataset_page
 from ehrjax.ingest import inspection, synthetic
-from ehrjax.ingest.meds import open_dataset
+from ehrjax.ingest.meds import MedsWriter, open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_real_people_are_neither_drawn_nor_counted_by_ones(made_up, tmp_path):
     with monkey.context() as patch:
         patch.setattr(dataset_page, "MOST_CODES", 10_000)
         shown = plain(dataset_page.write(tmp_path / "real", tmp_path / "page"))
-    assert "No timeline is drawn" in shown and "The times are no dates" in shown and "&lt;11" in shown
+    assert "No timeline is drawn" in shown and "The times are no dates" in shown and "few" in shown.split()
     assert "no time" in shown
     subject = int(open_dataset(made_up).splits["subject_id"][0])
     shown = plain(dataset_page.write(tmp_path / "real", tmp_path / "drawn", subject=subject))
@@ -122,3 +122,81 @@ def test_datasets_without_values_visits_or_a_split(tmp_path, toy_meds):
         dataset_page.write(tmp_path / "page", tmp_path / "x")
     with pytest.raises(InputError, match="does not exist"):
         dataset_page.write(tmp_path / "nothing", tmp_path / "x")
+
+
+DAY = 86_400 * 10**6
+ODD = {
+    "only static events": [(1, None, "GENDER//F", None)],
+    "a birth alone": [(1, 0, "MEDS_BIRTH", None)],
+    "markup in a code": [(1, 0, "DX//</script><script>alert(1)</script>", 1.0), (1, DAY, "<b>\u00b5 \u5b57</b>", 2.0)],
+    "values that are none": [(1, 0, "L//x", np.inf), (1, 1, "L//x", -np.inf), (1, 2, "L//x", np.nan)],
+    "one value again and again": [(1, i * DAY, "L//x", 5.0) for i in range(20)],
+    "years beyond Python's": [(1, -(10**17), "MEDS_BIRTH", None), (1, 3 * 10**17, "L//x", 3.4e38)],
+    "an empty code": [(1, 0, "", None), (1, 5, "//", -0.0)],
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_datasets_have_pages(odd, tmp_path):
+    events = pl.DataFrame(
+        ODD[odd],
+        {"subject_id": pl.Int64, "time": pl.Int64, "code": pl.String, "numeric_value": pl.Float32},
+        orient="row",
+    ).with_columns(pl.col("time").cast(pl.Datetime("us")))
+    splits = pl.DataFrame({"subject_id": [1], "split": ["tuning"]})
+    writer = MedsWriter(tmp_path / "meds", "odd", "1", splits=splits)
+    writer.write_shard(events)
+    writer.finish({})
+    for subject in (None, 1):
+        page = dataset_page.write(tmp_path / "meds", tmp_path / f"page {subject}", subject=subject)
+        assert "<script>alert" not in page.read_text() and f"{len(events):,} events" in plain(page)
+
+
+def test_few_people_are_not_counted_however_many_events_they_have(tmp_path):
+    """One subject's 300 events of a rare code, and its values, show nowhere; 20 subjects' do."""
+    times = pl.datetime_range(pl.datetime(2020, 1, 1), pl.datetime(2021, 1, 1), "1d", eager=True)[:300].cast(
+        pl.Datetime("us")
+    )
+    rare = pl.DataFrame({"subject_id": [1] * 300, "time": times, "code": "RARE//it", "numeric_value": [7.5] * 300})
+    common = pl.DataFrame(
+        {"subject_id": range(1, 21), "time": times[:20], "code": "LAB//common", "numeric_value": [3.0] * 20}
+    )
+    events = pl.concat([rare, common]).sort("subject_id", "time")
+    writer = MedsWriter(
+        tmp_path / "meds", "odd", "1", splits=pl.DataFrame({"subject_id": range(1, 21), "split": ["train"] * 20})
+    )
+    writer.write_shard(events.with_columns(pl.col("numeric_value").cast(pl.Float32)))
+    writer.finish({})
+    found = inspection.inspect(open_dataset(tmp_path / "meds"))
+    assert found.codes.select("code", "events", "subjects").rows() == [("RARE//it", 300, 1), ("LAB//common", 20, 20)]
+    assert found.families.rows() == [("RARE", 1, 300, 1), ("LAB", 1, 20, 20)]
+    shown = plain(dataset_page.write(tmp_path / "meds", tmp_path / "page"))
+    assert "RARE" in shown and "few" in shown.split() and "LAB//common" in shown
+    assert "300" not in shown.split() and "7.5" not in shown.split()
+
+
+def test_overlapping_visits_and_many_values_are_bounded(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    start = [0, 10, 5, 30]  # the third begins within the second's predecessor, which lasts until day 20
+    end = [20, 12, 8, 31]
+    rows = [(1, day * DAY, "A//x", value, number)
+            for number, days in enumerate(zip(start, end)) for day in days
+            for value in generator.normal(size=50)]  # fmt: skip
+    schema = {"subject_id": pl.Int64, "time": pl.Int64, "code": pl.String, "numeric_value": pl.Float32}
+    events = pl.DataFrame(rows, {**schema, "visit_id": pl.Int64}, orient="row").sort("time")
+    events = events.with_columns(pl.col("time").cast(pl.Datetime("us")))
+    writer = MedsWriter(tmp_path / "meds", "odd", "1", splits=pl.DataFrame({"subject_id": [1], "split": ["train"]}))
+    writer.write_shard(events)
+    writer.finish({})
+    found = inspection.inspect(open_dataset(tmp_path / "meds"))
+    assert found.visits == 4 and found.overlaps == 2
+    assert found.gaps.sum() == 1 and found.gaps[np.searchsorted(inspection.EDGES, 10) - 1] + found.gaps[
+        np.searchsorted(inspection.EDGES, 10)
+    ] == 1, "ten days from the end of the first to the last"  # fmt: skip
+    exact = found.values["A//x"]
+    assert len(exact) == 400
+    monkeypatch.setattr(inspection, "MOST_VALUES", 100)
+    rounded = inspection.inspect(open_dataset(tmp_path / "meds")).values["A//x"]
+    assert rounded["count"].sum() == 400 and len(rounded) < 400
+    medians = [frame["value"][int(np.searchsorted(frame["count"].cum_sum(), 200))] for frame in (exact, rounded)]
+    assert medians[1] == pytest.approx(medians[0], rel=2e-3, abs=1e-3)
