@@ -29,9 +29,13 @@ def find(package: str, name: str, attribute: str, *, key: str) -> ModuleType:
     Raises:
       InputError: there is no such part.
     """
+    folder = importlib.import_module(package)
+    # The others are imported only to say which there are.
+    if name in {module.name for module in pkgutil.iter_modules(folder.__path__)}:
+        module = importlib.import_module(f"{package}.{name}")
+        if hasattr(module, attribute):
+            return module
     known = names(package, attribute)
-    if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
-        raise InputError(f"config.{key} is {name!r}, which does not exist; {hint}")
-    return importlib.import_module(f"{package}.{name}")
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+    raise InputError(f"config.{key} is {name!r}, which does not exist; {hint}")

@@ -31,7 +31,7 @@ from ehrjax.vocab.recipe import Recipe
 from ehrjax.vocab.steps import bin_values
 
 Progress = Callable[[str, int, int], None]
-CHUNK_EVENTS = 1_000_000
+CHUNK_EVENTS = 500_000
 T = TypeVar("T")
 
 

@@ -22,7 +22,7 @@ from ehrjax.vocab import grammar
 from ehrjax.vocab import vocabulary as vocabularies
 from ehrjax.vocab.recipe import SPECIALS, Recipe
 
-SHARD_EVENTS = 4_000_000
+SHARD_EVENTS = 1_000_000
 RAGGED = ("tokens", "times", "visits", "values")
 NAMES_SCHEMA = {"str": pl.String, "code": pl.String, "bin": pl.Int32, "count": pl.Int64}
 
@@ -48,7 +48,8 @@ def runs(events: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 def columns_counted(steps: Sequence[grammar.Step], which: int) -> tuple[str, ...]:
     """The columns that `count` needs for step `which`; none where that is not known, so that all are read.
 
-    It is known where the step says what it counts (COUNTED) and those before it look at codes alone (BY_CODE).
+    It is known where the step says what it counts (COUNTED; COUNTED_ROWS, where it counts only some rows) and those
+    before it look at codes alone (BY_CODE).
     """
     if all(getattr(step.module, "BY_CODE", False) for step in steps[:which]):
         return tuple(getattr(steps[which].module, "COUNTED", ()))
@@ -72,8 +73,11 @@ def count(
       fitted: tables of the steps before it.
     """
     _, lengths = runs(events)
-    train = events.filter(pl.Series(np.repeat((subjects["split"] == TRAIN).to_numpy(), lengths)))
     step = steps[which]
+    wanted = pl.lit(pl.Series(np.repeat((subjects["split"] == TRAIN).to_numpy(), lengths)))
+    if columns_counted(steps, which):
+        wanted = wanted & getattr(step.module, "COUNTED_ROWS", pl.lit(True))
+    train = events.filter(wanted)
     return step.module.count(grammar.apply(train, tuple(steps[:which]), fitted), step.settings)
 
 

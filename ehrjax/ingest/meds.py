@@ -315,11 +315,11 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 def _ordered(events: pl.DataFrame) -> bool:
     """Whether each subject's static rows come first and its other rows in order of time."""
-    subject, time = events["subject_id"], events["time"]
-    same = subject == subject.shift(1)
-    late = time.is_null() & time.shift(1).is_not_null()
-    back = (time < time.shift(1)).fill_null(False)
-    return not bool((same & (late | back)).any())
+    subject = events["subject_id"].to_numpy()
+    # Before all times stands none.
+    time = events["time"].to_physical().fill_null(np.iinfo(np.int64).min).to_numpy()
+    back = time[1:] < time[:-1]
+    return not bool((back & (subject[1:] == subject[:-1])).any())
 
 
 def conform(frame: pl.DataFrame, path: Path, wanted: tuple[str, ...] = ()) -> pl.DataFrame:

@@ -92,7 +92,7 @@ def apply(events: pl.DataFrame, steps: tuple[Step, ...], fitted: Mapping[str, pl
       steps: some or all steps of a grammar.
       fitted: label -> fitted table of those that are fitted.
     """
-    events = events.with_columns(
+    events = events.drop("text_value", strict=False).with_columns(
         pl.lit(False).alias(ADDED), pl.lit(None, pl.Int32).alias("bin"), pl.lit(0, pl.Int32).alias("visit")
     )
     for step in steps:

@@ -11,8 +11,9 @@ from ehrjax.core.errors import InputError
 from ehrjax.vocab.step_rows import beside, inserted, named
 
 KEYS = {"code": pl.String, "value": pl.Float32}
-# What `count` reads of the events.
+# What `count` reads of the events: columns, and rows.
 COUNTED = ("subject_id", "code", "numeric_value")
+COUNTED_ROWS = pl.col("numeric_value").is_finite()
 FITTED = {"code": pl.String, "breaks": pl.List(pl.Float32), "low": pl.Float32, "high": pl.Float32}
 
 
@@ -42,7 +43,7 @@ def count(events: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     The unit is part of the code, so bins are per code and unit.
     """
     return (
-        events.filter(pl.col("numeric_value").is_finite())
+        events.filter(COUNTED_ROWS)
         .group_by("code", pl.col("numeric_value").alias("value"))
         .agg(pl.len().cast(pl.Int64).alias("count"))
         .cast({**KEYS, "count": pl.Int64})

@@ -52,18 +52,23 @@ def number_visits(events: pl.DataFrame, *, gap_hours: float) -> pl.DataFrame:
     has_id = events[VISIT_COLUMN].is_not_null().to_numpy() & timed
     visit_id = events[VISIT_COLUMN].fill_null(0).to_numpy()
 
-    same_subject = np.r_[False, subject[1:] == subject[:-1]]
-    follows = same_subject & timed & np.r_[False, timed[:-1]]
-    far = ~follows | (np.diff(time, prepend=time[:1]) > int(gap_hours * MICROSECONDS_PER_HOUR))
-    alone = timed & ~has_id & far
+    rows = len(events)
+    same_subject, far = np.zeros(rows, bool), np.ones(rows, bool)
+    np.equal(subject[1:], subject[:-1], out=same_subject[1:])
+    np.greater(np.diff(time), int(gap_hours * MICROSECONDS_PER_HOUR), out=far[1:])
+    follows = same_subject & timed
+    follows[1:] &= timed[:-1]
+    alone = timed & ~has_id & (far | ~follows)
     # The last row that named or started a visit decides what an event without an id belongs to.
-    setter = np.maximum.accumulate(np.where(has_id | alone, np.arange(len(events)), -1))
-    previous = np.r_[-1, setter[:-1]]
-    stays = has_id & follows & has_id[previous] & (visit_id == visit_id[previous])
-    new = timed & (alone | (has_id & ~stays))
+    setter = np.where(has_id | alone, np.arange(rows, dtype=np.int32), np.int32(-1))
+    np.maximum.accumulate(setter, out=setter)
+    named = np.flatnonzero(has_id & follows)
+    previous = setter[named - 1]
+    new = has_id | alone
+    new[named] = ~(has_id[previous] & (visit_id[named] == visit_id[previous]))
 
-    total = np.cumsum(new)
-    first_row = np.maximum.accumulate(np.where(~same_subject, np.arange(len(events)), 0))
-    before_subject = total[first_row] - new[first_row]
-    visit = np.where(timed, total - before_subject - 1, -1)
+    total = np.cumsum(new, dtype=np.int32)
+    first = np.flatnonzero(~same_subject)
+    visit = total - np.repeat(total[first] - new[first] + 1, np.diff(first, append=rows))
+    visit[~timed] = -1
     return events.with_columns(pl.Series("visit", visit, pl.Int32))

@@ -19,7 +19,7 @@ from tests.vocab.steps.histories import CODES, histories, run
 def coded(codes: list[str], values: list[float | None] | None = None) -> pl.DataFrame:
     rows = [(1, i, code, (values or [None] * len(codes))[i], None, None) for i, code in enumerate(codes)]
     frame = pl.DataFrame(rows, schema={**EVENT_SCHEMA, "time": pl.Int64}, orient="row")
-    return frame.cast({"time": pl.Datetime("us")})
+    return frame.cast({"time": pl.Datetime("us")}).drop("text_value")
 
 
 @given(
