@@ -150,7 +150,7 @@ class Plan:
 
     def events(self, i: int, columns: tuple[str, ...] = ()) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The events of piece i (all columns, or some), and subject_id and split of its subjects in the same order."""
-        events = self.dataset.read_chunk(self.chunks[i], columns)
+        events = self.dataset.read_chunk(self.chunks[i], columns, categories=True)
         starts, lengths = token_stages.runs(events)
         subjects = pl.DataFrame({"subject_id": events["subject_id"].gather(starts)}).join(
             self.splits, on="subject_id", how="left", maintain_order="left"

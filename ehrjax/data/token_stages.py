@@ -78,7 +78,8 @@ def count(
     if columns_counted(steps, which):
         wanted = wanted & getattr(step.module, "COUNTED_ROWS", pl.lit(True))
     train = events.filter(wanted)
-    return step.module.count(grammar.apply(train, tuple(steps[:which]), fitted), step.settings)
+    before = grammar.apply(train, tuple(steps[:which]), fitted)
+    return step.module.count(grammar.as_taken(before, step), step.settings)
 
 
 def add(parts: Iterable[pl.DataFrame], step: grammar.Step) -> pl.DataFrame:
@@ -140,21 +141,33 @@ def tokenize(
 
 def _number(rows: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
     """Numbers the tokens of a piece: [N] int32, and str, code, bin of each number."""
-    encoded = pc.dictionary_encode(rows["code"].to_arrow())
+    codes, code = _numbered(rows["code"])
     bins = rows["bin"].fill_null(0).to_numpy()
     width = int(bins.max(initial=0)) + 1
     # Few codes times few bins: which of the pairs occur is a table, not a sort.
-    pairs = encoded.indices.to_numpy().astype(np.int64) * width + bins
-    number = np.cumsum(np.bincount(pairs, minlength=len(encoded.dictionary) * width) > 0, dtype=np.int32) - 1
+    pairs = code.astype(np.int64) * width + bins
+    number = np.cumsum(np.bincount(pairs, minlength=len(codes) * width) > 0, dtype=np.int32) - 1
     found = np.flatnonzero(np.diff(number, prepend=-1))
     names = pl.DataFrame(
         {
-            "code": pl.Series(encoded.dictionary.to_pylist(), dtype=pl.String)[found // width],
+            "code": codes[found // width],
             "bin": pl.Series(found % width, dtype=pl.Int32).replace(0, None),
         }
     )
     with_bin = pl.when(pl.col("bin").is_null()).then("code").otherwise(pl.format("{}//Q{}", "code", "bin"))
     return number[pairs] if len(pairs) else np.zeros(0, np.int32), names.select(with_bin.alias("str"), "code", "bin")
+
+
+def _numbered(codes: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """The distinct codes as Strings, and [N] the number of each row's."""
+    if codes.dtype == pl.String:
+        encoded = pc.dictionary_encode(codes.to_arrow())
+        return pl.Series(encoded.dictionary.to_pylist(), dtype=pl.String), encoded.indices.to_numpy()
+    # The process numbers its categories; those that occur here are some of them.
+    distinct = codes.unique()
+    place = np.zeros((distinct.to_physical().max() or 0) + 1, np.int32)
+    place[distinct.to_physical().to_numpy()] = np.arange(len(distinct))
+    return distinct.cast(pl.String), place[codes.to_physical().to_numpy()]
 
 
 def vocabulary_of(

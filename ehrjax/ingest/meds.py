@@ -238,10 +238,11 @@ class MedsDataset:
         if parts:
             yield tuple(parts)
 
-    def read_chunk(self, chunk: Chunk, columns: tuple[str, ...] = ()) -> pl.DataFrame:
+    def read_chunk(self, chunk: Chunk, columns: tuple[str, ...] = (), *, categories: bool = False) -> pl.DataFrame:
         """The events of the subjects that begin in a piece, whole and in MEDS order, their texts left out (null).
 
-        With `columns` (subject_id among them) only these are read, and the events of a subject are in file order.
+        With `columns` (subject_id among them) only these are read, and the events of a subject are in file order. With
+        `categories` codes are Categorical, as they lie in the file, and not String.
 
         A subject that began before the piece belongs to an earlier one; one that goes on behind it is read to its
         end.
@@ -250,7 +251,7 @@ class MedsDataset:
           InputError: a file is damaged, a column is missing or has an impossible type, or a subject's rows are not
             together.
         """
-        frames = [self._read_part(*part, columns) for part in chunk]
+        frames = [self._read_part(*part, columns, categories) for part in chunk]
         frame = frames[0] if len(frames) == 1 else pl.concat(frames)
         again = sum(part["subject_id"].n_unique() for part in frames) - frame["subject_id"].n_unique()
         if again:
@@ -259,7 +260,7 @@ class MedsDataset:
             )
         return frame if columns or _ordered(frame) else order_events(frame)
 
-    def _read_part(self, path: Path, start: int, stop: int, columns: tuple[str, ...]) -> pl.DataFrame:
+    def _read_part(self, path: Path, start: int, stop: int, columns: tuple[str, ...], categories: bool) -> pl.DataFrame:
         file = _parquet(path)
         groups = file.metadata.num_row_groups
         try:
@@ -278,7 +279,7 @@ class MedsDataset:
             raise InputError(
                 f"{path} cannot be read as parquet; it is truncated or foreign: write it again."
             ) from error
-        frame = conform(frame, path, columns)
+        frame = conform(frame, path, columns, categories=categories)
         if frame["subject_id"].rle_id().n_unique() != frame["subject_id"].n_unique():
             raise InputError(f"{path} does not keep each subject's rows together; sort it by subject_id and time.")
         return frame
@@ -322,10 +323,13 @@ def _ordered(events: pl.DataFrame) -> bool:
     return not bool((back & (subject[1:] == subject[:-1])).any())
 
 
-def conform(frame: pl.DataFrame, path: Path, wanted: tuple[str, ...] = ()) -> pl.DataFrame:
-    """Casts a frame read from `path` to EVENT_SCHEMA (or its columns `wanted`); absent optional ones become null."""
+def conform(frame: pl.DataFrame, path: Path, wanted: tuple[str, ...] = (), *, categories: bool = False) -> pl.DataFrame:
+    """Casts a frame read from `path` to EVENT_SCHEMA (or its columns `wanted`); absent optional ones become null.
+
+    Codes become String, or Categorical with `categories`.
+    """
     columns = []
-    for name, dtype in EVENT_SCHEMA.items():
+    for name, dtype in {**EVENT_SCHEMA, "code": pl.Categorical() if categories else pl.String()}.items():
         if wanted and name not in wanted:
             continue
         if name not in frame.columns:

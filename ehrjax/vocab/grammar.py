@@ -87,6 +87,8 @@ def check_times(steps: tuple[Step, ...], good_for: str, *, source: str) -> None:
 def apply(events: pl.DataFrame, steps: tuple[Step, ...], fitted: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Applies steps in order.
 
+    Codes may be String or Categorical; a step sees Strings unless its module says CATEGORIES = True.
+
     Args:
       events: whole subjects in MEDS order: the columns of `meds.EVENT_SCHEMA`, texts apart.
       steps: some or all steps of a grammar.
@@ -96,17 +98,23 @@ def apply(events: pl.DataFrame, steps: tuple[Step, ...], fitted: Mapping[str, pl
         pl.lit(False).alias(ADDED), pl.lit(None, pl.Int32).alias("bin"), pl.lit(0, pl.Int32).alias("visit")
     )
     for step in steps:
-        events = step.module.apply(events, step.settings, fitted.get(step.label))
+        events = step.module.apply(as_taken(events, step), step.settings, fitted.get(step.label))
     return events
+
+
+def as_taken(events: pl.DataFrame, step: Step) -> pl.DataFrame:
+    """The events with their codes as the step takes them: Strings, unless it says that it takes categories too."""
+    if getattr(step.module, "CATEGORIES", False):
+        return events
+    return events.with_columns(pl.col("code").cast(pl.String))
 
 
 def births_of(events: pl.DataFrame) -> pl.DataFrame:
     """subject_id and birth_time in microseconds since 1970, from MEDS_BIRTH (or MEDS_BIRTH//...)."""
-    is_birth = pl.col("code").str.starts_with(BIRTH)
-    births = events.filter(is_birth & pl.col("time").is_not_null())
-    is_birth = (pl.col("code") == BIRTH) | pl.col("code").str.starts_with(BIRTH + "//")
+    codes = events["code"].unique().cast(pl.String)
+    births = codes.filter((codes == BIRTH) | codes.str.starts_with(BIRTH + "//"))
     return (
-        births.filter(is_birth)
+        events.filter(pl.col("code").is_in(births.implode()) & pl.col("time").is_not_null())
         .group_by("subject_id", maintain_order=True)
         .agg(pl.col("time").to_physical().min().alias("birth_time"))
     )

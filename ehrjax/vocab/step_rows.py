@@ -54,7 +54,9 @@ def inserted(
     keys = [rows.astype(np.int64) * _PLACES + place for rows, place in zip(at, places)]
     # Each part is in order already, so a stable sort only merges them.
     order = np.argsort(np.concatenate(keys), kind="stable")
-    return pl.concat([frame.select(events.columns) for frame in frames], rechunk=True)[order]
+    # Added codes are Strings, others may be Categorical.
+    alike = [frame if frame is events else frame.cast({"code": events.schema["code"]}) for frame in frames]
+    return pl.concat([frame.select(events.columns) for frame in alike], rechunk=True)[order]
 
 
 def first_of_subject() -> pl.Expr:

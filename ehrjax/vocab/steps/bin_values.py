@@ -10,6 +10,7 @@ import polars as pl
 from ehrjax.core.errors import InputError
 from ehrjax.vocab.step_rows import beside, inserted, named
 
+CATEGORIES = True
 KEYS = {"code": pl.String, "value": pl.Float32}
 # What `count` reads of the events: columns, and rows.
 COUNTED = ("subject_id", "code", "numeric_value")
@@ -114,7 +115,9 @@ def assign_bins(events: pl.DataFrame, breaks: pl.DataFrame) -> pl.Series:
     """
     if not len(breaks):
         return pl.Series("bin", [None] * len(events), pl.Int32)
-    rows = pl.DataFrame({"code": breaks["code"], "row": np.arange(len(breaks), dtype=np.int32)})
+    rows = pl.DataFrame(
+        {"code": breaks["code"].cast(events.schema["code"]), "row": np.arange(len(breaks), dtype=np.int32)}
+    )
     values = events["numeric_value"]
     asked = (values.is_not_null() & values.is_not_nan()).fill_null(False)
     ids = events.select("code").filter(asked).join(rows, on="code", how="left", maintain_order="left")["row"]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+CATEGORIES = True
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -9,8 +9,8 @@ import polars as pl
 
 from ehrjax.core.errors import InputError
 
-# It looks at nothing but codes.
-BY_CODE = True
+# It looks at nothing but codes, and takes them as categories too.
+BY_CODE = CATEGORIES = True
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
     if not settings.drop and not settings.keep:
         return events
     # Patterns are tried once a code, not once an event.
-    codes = events.select(pl.col("code").unique())
+    codes = events.select(pl.col("code").unique().cast(pl.String))
     stays = pl.lit(True)
     if settings.drop:
         stays = stays & ~matches(settings.drop)

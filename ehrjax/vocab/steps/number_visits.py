@@ -10,6 +10,7 @@ import polars as pl
 from ehrjax.core.errors import InputError
 from ehrjax.ingest.meds import VISIT_COLUMN
 
+CATEGORIES = True
 MICROSECONDS_PER_HOUR = 3_600_000_000
 
 

@@ -9,6 +9,8 @@ import polars as pl
 from ehrjax.vocab.recipe import SEP
 from ehrjax.vocab.step_rows import beside, inserted, named
 
+CATEGORIES = True
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -9,6 +9,8 @@ import polars as pl
 from ehrjax.vocab.recipe import CLS
 from ehrjax.vocab.step_rows import beside, first_of_subject, inserted, named
 
+CATEGORIES = True
+
 
 @dataclass(frozen=True)
 class Settings:
