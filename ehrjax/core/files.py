@@ -50,32 +50,19 @@ def written_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def written_folder(path: str | Path, *, what: str) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on success it becomes `path`, on failure it is removed.
+    """Yields a work folder beside `path`; on success it becomes `path`, on failure it is removed.
+
+    What a killed process left is removed by the next one.
 
     Args:
       path: the folder to write; it may exist only if it is empty.
       what: what is written, for the messages ("MEDS dataset").
 
     Raises:
-      InputError: `path` exists and is not an empty folder, or the disk is full.
+      InputError: `path` exists and is not an empty folder, another process writes it, or the disk is full.
     """
-    path = Path(path)
-    refuse_existing(path, what=what)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        temporary.mkdir()
-    except (NotADirectoryError, FileExistsError, PermissionError) as error:
-        raise InputError(f"Cannot write the {what} to {path}: {error.strerror}; name another folder.") from error
-    try:
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise (_full(error, path) or error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _work_folder(Path(path), what, uuid.uuid4().hex) as (work, _):
+        yield work
 
 
 @contextlib.contextmanager
@@ -93,14 +80,31 @@ def resumable_folder(path: str | Path, *, what: str, fingerprint: str) -> Iterat
     Raises:
       InputError: `path` exists and is not an empty folder, another process writes it, or the disk is full.
     """
-    path = Path(path)
+    with _work_folder(Path(path), what, fingerprint) as (work, keep):
+        try:
+            yield work
+        except OSError as error:
+            keep.append(error.errno in FULL)
+            raise
+        except KeyboardInterrupt:
+            keep.append(True)
+            raise
+
+
+@contextlib.contextmanager
+def _work_folder(path: Path, what: str, fingerprint: str) -> Iterator[tuple[Path, list[bool]]]:
+    """Yields `.NAME.partial`, locked, and a list; a True in that list keeps the folder where it did not become `path`.
+
+    A folder with another fingerprint is emptied first.
+    """
     refuse_existing(path, what=what)
     work = path.with_name(f".{path.name}.partial")
     try:
         work.mkdir(parents=True, exist_ok=True)
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
         raise InputError(f"Cannot write the {what} to {path}: {error.strerror}; name another folder.") from error
-    keep = True
+    # Another process's folder stays.
+    keep = [True]
     try:
         with locked(work, what=f"process that writes the {what}"):
             mark = work / ".fingerprint"
@@ -109,22 +113,19 @@ def resumable_folder(path: str | Path, *, what: str, fingerprint: str) -> Iterat
                     if old.name != ".lock":
                         shutil.rmtree(old) if old.is_dir() else old.unlink()
                 mark.write_text(fingerprint)
-            keep = False
-            yield work
+            keep.clear()
+            yield work, keep
+            # Another process may have finished since.
+            refuse_existing(path, what=what)
             mark.unlink()
             (work / ".lock").unlink()
             if path.exists():
                 path.rmdir()
             os.replace(work, path)
     except OSError as error:
-        full = _full(error, path)
-        keep = full is not None
-        raise (full or error) from error
-    except KeyboardInterrupt:
-        keep = True
-        raise
+        raise (_full(error, path) or error) from error
     finally:
-        if not keep:
+        if not any(keep):
             shutil.rmtree(work, ignore_errors=True)
 
 

@@ -44,6 +44,52 @@ def test_outputs_never_overwrite(tmp_path: Path) -> None:
     assert (tmp_path / "empty" / "x").exists()
 
 
+def test_two_at_once_are_refused_and_the_first_is_not_disturbed(tmp_path: Path) -> None:
+    with files.written_folder(tmp_path / "out", what="thing") as folder:
+        (folder / "x").write_text("first")
+        for second in (
+            files.written_folder(tmp_path / "out", what="thing"),
+            files.resumable_folder(tmp_path / "out", what="thing", fingerprint="f"),
+        ):
+            with pytest.raises(InputError, match="Another process that writes the thing"), second:
+                pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "x"]
+
+
+def test_an_output_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="already exists"), files.written_folder(tmp_path / "out", what="thing"):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
+
+
+def test_what_a_killed_process_left_goes_or_stays(tmp_path: Path) -> None:
+    left = tmp_path / ".out.partial"
+
+    def leave(fingerprint: str) -> None:
+        left.mkdir()
+        (left / ".fingerprint").write_text(fingerprint)
+        (left / "half").touch()
+
+    leave("f")
+    with files.written_folder(tmp_path / "out", what="thing") as folder:
+        assert not (folder / "half").exists()
+    (tmp_path / "out").rmdir()
+    for fingerprint, there in (("f", True), ("g", False)):
+        leave("f")
+        with pytest.raises(InputError, match="is full"), files.resumable_folder(
+            tmp_path / "out", what="thing", fingerprint=fingerprint
+        ) as folder:  # fmt: skip
+            assert (folder / "half").exists() is there
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert left.exists(), "what was made before the disk was full is kept"
+        with pytest.raises(RuntimeError), files.resumable_folder(
+            tmp_path / "out", what="thing", fingerprint=fingerprint
+        ):  # fmt: skip
+            raise RuntimeError
+        assert not left.exists()
+
+
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is full; free space"), files.written_file(tmp_path / "file"):
         raise OSError(errno.ENOSPC, "No space left on device")
