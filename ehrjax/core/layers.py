@@ -1,4 +1,4 @@
-"""The layers that models and heads share: Dense, LayerNorm, dropout, GELU, sharding of activations."""
+"""The layers that models and heads share: Dense, norms, tables, dropout, activations, sharding of activations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -46,16 +47,70 @@ class LayerNorm(nn.Module):
 
     epsilon: float = 1e-5
     policy: Policy = FP32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         x = x.astype(jnp.float32)
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        y = centred * jax.lax.rsqrt(variance + self.epsilon) * scale
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         return y.astype(self.policy.residual)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) over the last axis, scaled (Zhang and Sennrich 2019); statistics in float32."""
+
+    epsilon: float = 1e-6
+    policy: Policy = FP32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        y = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.epsilon) * scale
+        return y.astype(self.policy.residual)
+
+
+def norm(kind: str, epsilon: float, policy: Policy, *, use_bias: bool = True, name: str) -> nn.Module:
+    """The norm 'layer' or 'rms'."""
+    if kind == "rms":
+        return RMSNorm(epsilon, policy, name=name)
+    return LayerNorm(epsilon, policy, use_bias, name=name)
+
+
+class Table(nn.Module):
+    """An embedding table [rows, width], float32, from normal(0, std), sinusoids of that size, or Xavier-uniform.
+
+    Positions that start from sinusoids let attention find the neighbours of a token early: a shift is a rotation.
+    """
+
+    rows: int
+    width: int
+    waves: bool = False
+    std: float = 0.02
+    xavier: bool = False
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "rows width"]:
+        if self.waves:
+            start = lambda key, shape, dtype: jnp.asarray(self.std * math.sqrt(2) * sinusoids(*shape), dtype)  # noqa: E731
+        else:
+            start = nn.initializers.xavier_uniform() if self.xavier else nn.initializers.normal(self.std)
+        return self.param("embedding", start, (self.rows, self.width), jnp.float32)
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """The position table [length, width] of Vaswani et al. (2017): sines in even columns, cosines in odd."""
+    rates = np.exp(-math.log(10_000.0) * np.arange(0, width, 2) / width)
+    angles = np.arange(length)[:, None] * rates
+    table = np.zeros((length, width), np.float32)
+    table[:, 0::2] = np.sin(angles)
+    table[:, 1::2] = np.cos(angles)[:, : width // 2]
+    return table
 
 
 def dropout(x: Float[Array, " ..."], rate: float, key: Array | None) -> Float[Array, " ..."]:
@@ -66,10 +121,17 @@ def dropout(x: Float[Array, " ..."], rate: float, key: Array | None) -> Float[Ar
     return jnp.where(keep, x * (1.0 / (1.0 - rate)), 0.0).astype(x.dtype)
 
 
-def gelu(x: Float[Array, " ..."], kind: str) -> Float[Array, " ..."]:
-    """GELU: 'erf' as defined by Hendrycks and Gimpel (2016), 'tanh' its approximation."""
+ACTIVATIONS = ("erf", "tanh", "relu", "silu")
+
+
+def activate(x: Float[Array, " ..."], kind: str) -> Float[Array, " ..."]:
+    """GELU as 'erf' (Hendrycks and Gimpel 2016) or its approximation 'tanh', ReLU, or SiLU."""
     if kind == "tanh":
         return jax.nn.gelu(x, approximate=True)
+    if kind == "relu":
+        return jax.nn.relu(x)
+    if kind == "silu":
+        return jax.nn.silu(x)
     # Not jax.nn.gelu: it goes by erfc, which costs more than twice as much on a CPU as erf.
     return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 

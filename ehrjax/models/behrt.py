@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ehrjax.core.errors import InputError
-from ehrjax.core.layers import Dense, LayerNorm, constrain_batch, dropout
+from ehrjax.core.layers import ACTIVATIONS, Dense, LayerNorm, Table, constrain_batch, dropout, sinusoids
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models import attention, transformer
+from ehrjax.models import attention, settings, transformer
 
 FIELDS = ("tokens", "positions", "segment_ids", "visit_ids", "ages")
 """The fields of a batch that the model reads."""
@@ -62,7 +59,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 _CHOICES = {
     "positions": ("learned", "sinusoidal"),
-    "gelu": ("erf", "tanh"),
+    "gelu": ACTIVATIONS,
     "remat": tuple(transformer.REMAT),
     "attention_implementation": attention.IMPLEMENTATIONS,
 }
@@ -70,35 +67,12 @@ _CHOICES = {
 
 def config_from(values: Mapping[str, Any]) -> Config:
     """The Config of a mapping of its fields. Raises InputError, in one sentence, for what cannot be."""
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Config)})
-    if unknown:
-        raise InputError(f"model.{unknown[0]} is not a setting of behrt; remove it from the config.")
-    if "vocab_size" not in values:
-        raise InputError("model.vocab_size is missing; give the number of rows of the vocabulary.")
-    config = Config(**values)
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise InputError(f"model.{name} is {getattr(config, name)!r}; it must be one of {', '.join(choices)}.")
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if field.type in ("int", "int | None") and value is not None and value < 1:
-            raise InputError(f"model.{field.name} is {value}; it must be at least 1.")
-        if field.name.endswith("dropout") and not 0 <= value < 1:
-            raise InputError(f"model.{field.name} is {value}; it must be at least 0 and below 1.")
-    if config.hidden_dim % config.num_heads:
-        raise InputError(
-            f"model.hidden_dim {config.hidden_dim} is not divisible by model.num_heads {config.num_heads}."
-        )
-    return config
+    return settings.parse(Config, values, _CHOICES, model="behrt")
 
 
 def check(config: Config, context_length: int) -> None:
     """Raises InputError if a segment of `context_length` tokens would have positions beyond the table."""
-    if context_length > config.max_positions:
-        raise InputError(
-            f"the context of {context_length} tokens is longer than model.max_positions "
-            f"{config.max_positions}; raise the one or lower the other."
-        )
+    settings.check_positions(config.max_positions, context_length)
 
 
 class Model(nn.Module):
@@ -169,25 +143,6 @@ class Embeddings(nn.Module):
         return constrain_batch(x), code
 
 
-class Table(nn.Module):
-    """An embedding table [rows, width], float32, that starts from normal(0, 0.02) or from sinusoids of that size.
-
-    Positions that start from sinusoids let attention find the neighbours of a token early: a shift is a rotation.
-    """
-
-    rows: int
-    width: int
-    waves: bool = False
-
-    @nn.compact
-    def __call__(self) -> Float[Array, "rows width"]:
-        if self.waves:
-            start = lambda key, shape, dtype: jnp.asarray(0.02 * math.sqrt(2) * sinusoids(*shape), dtype)  # noqa: E731
-        else:
-            start = nn.initializers.normal(0.02)
-        return self.param("embedding", start, (self.rows, self.width), jnp.float32)
-
-
 def num_age_bins(config: Config) -> int:
     """Rows of the age table: one a bin up to max_age, and a last one for an unknown age."""
     return config.max_age // config.age_bin_years + 2
@@ -198,13 +153,3 @@ def age_bins(ages: Float[Array, " ..."], config: Config) -> Int[Array, " ..."]:
     top = config.max_age // config.age_bin_years
     known = jnp.clip(jnp.floor(jnp.nan_to_num(ages) / config.age_bin_years), 0, top).astype(jnp.int32)
     return jnp.where(jnp.isnan(ages), top + 1, known)
-
-
-def sinusoids(length: int, width: int) -> np.ndarray:
-    """The position table [length, width] of Vaswani et al. (2017): sines in even columns, cosines in odd."""
-    rates = np.exp(-math.log(10_000.0) * np.arange(0, width, 2) / width)
-    angles = np.arange(length)[:, None] * rates
-    table = np.zeros((length, width), np.float32)
-    table[:, 0::2] = np.sin(angles)
-    table[:, 1::2] = np.cos(angles)[:, : width // 2]
-    return table

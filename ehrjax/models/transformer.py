@@ -1,8 +1,8 @@
-"""The pre-LN transformer encoder: a block, and a stack of blocks as one scan or unrolled."""
+"""The transformer: a block, and a stack of blocks as one scan or unrolled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,10 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ehrjax.core import layers as norms
 from ehrjax.core import precision
-from ehrjax.core.layers import Dense, LayerNorm, constrain_batch, dropout, gelu
+from ehrjax.core.layers import Dense, activate, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
 from ehrjax.models.attention import attend
+
+Initializer = Callable[..., Any]
+lecun_normal = nn.initializers.lecun_normal()
 
 REMAT = {
     "none": None,
@@ -26,7 +30,12 @@ UNROLLED = 12
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention inside packed segments; separate [D, D] kernels query, key, value, out."""
+    """Multi-head self-attention inside packed segments; separate kernels query, key, value, out.
+
+    kv_heads: fewer heads of keys and values, each serving several of queries (None: as many).
+    head_dim: the width of a head (None: the model's width over num_heads).
+    rotary: the base of rotary positions (0: none); then `positions` turn queries and keys.
+    """
 
     num_heads: int
     dropout: float = 0.0
@@ -34,6 +43,12 @@ class SelfAttention(nn.Module):
     window: int | None = None
     implementation: str = "auto"
     policy: Policy = FP32
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    rotary: float = 0.0
+    use_bias: bool = True
+    kernel_init: Initializer = lecun_normal
+    out_init: Initializer = lecun_normal
 
     @nn.compact
     def __call__(
@@ -41,17 +56,13 @@ class SelfAttention(nn.Module):
         x: Float[Array, "batch length d"],
         segment_ids: Int[Array, "batch length"],
         dropout_key: Array | None,
+        positions: Float[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch length d"]:
-        width = x.shape[-1]
-        layers = [Dense(width, self.policy, name=name) for name in ("query", "key", "value")]
-        kernels, biases = zip(*[layer.parameters(width) for layer in layers])
-        # One matmul reads x once. Stacked on a new axis, not joined: a mesh axis may split the columns.
-        kernel, bias = jnp.stack(kernels, axis=1), jnp.stack(biases)
-        qkv = precision.contract("bld,dse->blse", x, kernel, self.policy.compute) + bias
-        # Not the compute dtype: the small products of attention gain nothing from bf16 on a CPU.
-        qkv = qkv.astype(self.policy.residual)
-        qkv = qkv.reshape(*qkv.shape[:3], self.num_heads, width // self.num_heads)
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        q, k, v = self._projected(x)
+        if self.rotary:
+            q, k = (turned(part, positions, self.rotary) for part in (q, k))
+        if k.shape[2] != self.num_heads:
+            k, v = (jnp.repeat(part, self.num_heads // k.shape[2], axis=2) for part in (k, v))
         out = attend(
             q,
             k,
@@ -64,24 +75,71 @@ class SelfAttention(nn.Module):
             deterministic=dropout_key is None,
             implementation=self.implementation,
         )
-        return Dense(width, self.policy, name="out")(out.reshape(x.shape))
+        joined = out.reshape(*x.shape[:2], -1)
+        return Dense(x.shape[-1], self.policy, self.out_init, self.use_bias, name="out")(joined)
+
+    def _projected(self, x: Float[Array, "batch length d"]) -> list[Float[Array, "batch length heads k"]]:
+        """Queries, keys and values, in one matmul where they are equally wide."""
+        width = x.shape[-1]
+        head_dim = self.head_dim or width // self.num_heads
+        heads = (self.num_heads, *(2 * (self.kv_heads or self.num_heads,)))
+        layers = [
+            Dense(n * head_dim, self.policy, self.kernel_init, self.use_bias, name=name)
+            for n, name in zip(heads, ("query", "key", "value"))
+        ]
+        # Not the compute dtype: the small products of attention gain nothing from bf16 on a CPU.
+        split = lambda y, n: y.astype(self.policy.residual).reshape(*y.shape[:-1], n, head_dim)  # noqa: E731
+        if len(set(heads)) > 1:
+            return [split(layer(x), n) for layer, n in zip(layers, heads)]
+        kernels, biases = zip(*[layer.parameters(width) for layer in layers])
+        # One matmul reads x once. Stacked on a new axis, not joined: a mesh axis may split the columns.
+        qkv = precision.contract("bld,dse->blse", x, jnp.stack(kernels, axis=1), self.policy.compute)
+        if self.use_bias:
+            qkv = qkv + jnp.stack(biases)
+        qkv = split(qkv, self.num_heads)
+        return [qkv[:, :, i] for i in range(3)]
+
+
+def turned(
+    x: Float[Array, "batch length heads k"], positions: Float[Array, "batch length"], base: float
+) -> Float[Array, "batch length heads k"]:
+    """Rotary positions (Su et al. 2021): pairs (i, i + k/2) of each head turned by position / base^(2i/k)."""
+    half = x.shape[-1] // 2
+    rates = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions.astype(jnp.float32)[:, :, None, None] * rates
+    cosine, sine = jnp.cos(angles), jnp.sin(angles)
+    one, other = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([one * cosine - other * sine, other * cosine + one * sine], axis=-1).astype(x.dtype)
 
 
 class MLP(nn.Module):
-    """Dense up, GELU, Dense down."""
+    """Dense up, activation, Dense down; gated: activation(gate) x up (Shazeer 2020)."""
 
     hidden: int
-    gelu: str = "erf"
+    activation: str = "erf"
     policy: Policy = FP32
+    gated: bool = False
+    use_bias: bool = True
+    kernel_init: Initializer = lecun_normal
+    out_init: Initializer = lecun_normal
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        up = Dense(self.hidden, self.policy, name="up")(x)
-        return Dense(x.shape[-1], self.policy, name="down")(gelu(up, self.gelu))
+        up = Dense(self.hidden, self.policy, self.kernel_init, self.use_bias, name="up")(x)
+        if self.gated:
+            gate = Dense(self.hidden, self.policy, self.kernel_init, self.use_bias, name="gate")(x)
+            inner = activate(gate, self.activation) * up
+        else:
+            inner = activate(up, self.activation)
+        return Dense(x.shape[-1], self.policy, self.out_init, self.use_bias, name="down")(inner)
 
 
 class Block(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, dropout on each branch."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, dropout on each branch; norm_first=False: `norm(x + ...)`.
+
+    kv_heads, head_dim, rotary: see SelfAttention. norm: 'layer' or 'rms'. kernel_init starts all kernels, out_init
+    those that write to the residual stream.
+    """
 
     num_heads: int
     mlp_dim: int
@@ -93,6 +151,15 @@ class Block(nn.Module):
     window: int | None = None
     attention_implementation: str = "auto"
     policy: Policy = FP32
+    norm_first: bool = True
+    norm: str = "layer"
+    gated: bool = False
+    use_bias: bool = True
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    rotary: float = 0.0
+    kernel_init: Initializer = lecun_normal
+    out_init: Initializer = lecun_normal
 
     @nn.compact
     def __call__(
@@ -101,6 +168,7 @@ class Block(nn.Module):
         layer: int | Int[Array, ""],
         segment_ids: Int[Array, "batch length"],
         dropout_key: Array | None,
+        positions: Float[Array, "batch length"] | None = None,
     ) -> tuple[Float[Array, "batch length d"], None]:
         """layer: this block's number, folded into the key. The second result is only there for `nn.scan`."""
         keys = [None] * 3 if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, layer), 3)
@@ -112,14 +180,38 @@ class Block(nn.Module):
             self.window,
             self.attention_implementation,
             self.policy,
+            self.kv_heads,
+            self.head_dim,
+            self.rotary,
+            self.use_bias,
+            self.kernel_init,
+            self.out_init,
             name="attention",
         )
-        norm = LayerNorm(self.layer_norm_epsilon, self.policy, name="attention_norm")
-        x = x + dropout(attention(norm(x), segment_ids, keys[0]), self.dropout, keys[1])
-        norm = LayerNorm(self.layer_norm_epsilon, self.policy, name="mlp_norm")
-        mlp = MLP(self.mlp_dim, self.gelu, self.policy, name="mlp")
-        x = x + dropout(mlp(norm(x)), self.dropout, keys[2])
+        norm = self._norm("attention_norm")
+        if self.norm_first:
+            x = x + dropout(attention(norm(x), segment_ids, keys[0], positions), self.dropout, keys[1])
+        else:
+            x = norm(x + dropout(attention(x, segment_ids, keys[0], positions), self.dropout, keys[1]))
+        norm = self._norm("mlp_norm")
+        mlp = MLP(
+            self.mlp_dim,
+            self.gelu,
+            self.policy,
+            self.gated,
+            self.use_bias,
+            self.kernel_init,
+            self.out_init,
+            name="mlp",
+        )
+        if self.norm_first:
+            x = x + dropout(mlp(norm(x)), self.dropout, keys[2])
+        else:
+            x = norm(x + dropout(mlp(x), self.dropout, keys[2]))
         return constrain_batch(x), None
+
+    def _norm(self, name: str) -> nn.Module:
+        return norms.norm(self.norm, self.layer_norm_epsilon, self.policy, use_bias=self.use_bias, name=name)
 
 
 class Encoder(nn.Module):
@@ -144,8 +236,9 @@ class Encoder(nn.Module):
         x: Float[Array, "batch length d"],
         segment_ids: Int[Array, "batch length"],
         dropout_key: Array | None,
+        positions: Float[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch length d"]:
-        """dropout_key: None means no dropout."""
+        """dropout_key: None means no dropout. positions: what rotary attention turns by."""
         block = Block
         unroll = self.unroll
         if unroll is None:
@@ -154,23 +247,23 @@ class Encoder(nn.Module):
             block = nn.remat(Block, prevent_cse=not self.scan or unroll, policy=REMAT[self.remat])
         if not self.scan:
             for number in range(self.num_layers):
-                x, _ = block(**self.settings, name=str(number))(x, number, segment_ids, dropout_key)
+                x, _ = block(**self.settings, name=str(number))(x, number, segment_ids, dropout_key, positions)
             return x
         if unroll and not self.is_initializing():
             layers = unstacked(self.variables["params"], self.num_layers)
             for number, params in enumerate(layers):
                 one = block(**self.settings, parent=None)
-                x, _ = one.apply({"params": params}, x, number, segment_ids, dropout_key)
+                x, _ = one.apply({"params": params}, x, number, segment_ids, dropout_key, positions)
             return x
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.num_layers,
         )(**self.settings)
         nn.share_scope(self, stack)
-        return stack(x, jnp.arange(self.num_layers), segment_ids, dropout_key)[0]
+        return stack(x, jnp.arange(self.num_layers), segment_ids, dropout_key, positions)[0]
 
 
 def unstacked(params: Any, count: int) -> list[Any]:

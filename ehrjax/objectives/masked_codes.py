@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from ehrjax.core import rng
 from ehrjax.core.errors import InputError
+from ehrjax.core.layers import ACTIVATIONS
 from ehrjax.core.precision import FP32, Policy
 from ehrjax.objectives.cross_entropy import HeadApply, chunked_loss, chunked_ranks
 from ehrjax.objectives.heads import CodeHead
@@ -28,7 +29,10 @@ ALLOWS_FUTURE = True
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """mask_rate of a segment's codes are chosen; mask_share of them become [MASK], random_share another."""
+    """mask_rate of a segment's codes are chosen; mask_share of them become [MASK], random_share another.
+
+    tied, gelu, layer_norm_epsilon, absent: of the head (heads.CodeHead).
+    """
 
     mask_rate: float = 0.15
     mask_share: float = 0.8
@@ -36,6 +40,9 @@ class Config:
     tied: bool = False
     chunk_size: int = 512
     max_segments: int = 64
+    gelu: str = "erf"
+    layer_norm_epsilon: float = 1e-5
+    absent: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_rate <= 1:
@@ -44,6 +51,8 @@ class Config:
             raise InputError("objective.mask_share and random_share must be at least 0 and add up to at most 1.")
         if min(self.chunk_size, self.max_segments) < 1:
             raise InputError("objective.chunk_size and objective.max_segments must be at least 1.")
+        if self.gelu not in ACTIVATIONS:
+            raise InputError(f"objective.gelu is {self.gelu!r}; it must be one of {', '.join(ACTIVATIONS)}.")
 
 
 class Objective:
@@ -65,7 +74,15 @@ class Objective:
 
     def head(self) -> nn.Module:
         """The head to initialise and apply: `head(hidden [..., D], table) -> logits [..., V]`."""
-        return CodeHead(self.vocab_size, tied=self.config.tied, policy=self.policy)
+        config = self.config
+        return CodeHead(
+            self.vocab_size,
+            config.tied,
+            config.gelu,
+            config.layer_norm_epsilon,
+            absent=tuple(config.absent),
+            policy=self.policy,
+        )
 
     def max_targets(self, length: int, segments: int) -> int:
         """The most positions that can be chosen in a row of `length` tokens and `segments` segments."""

@@ -37,7 +37,7 @@ class Parts:
     context_length: int
 
     def init(self, key: jax.Array) -> dict[str, Any]:
-        """Fresh parameters: {"model": ..., "head": ...}."""
+        """Fresh parameters: {"model": ..., "head": ...}; without "head" where the head has none (tied, no bias)."""
         shapes = {name: (1, 8) for name in self.fields}
         example = {name: jnp.zeros(shape, batches.FIELDS[name].device) for name, shape in shapes.items()}
         variables = self.model.init(rng.key_for(key, "model"), example, deterministic=True)
@@ -45,7 +45,7 @@ class Parts:
         hidden = jnp.zeros((1, 1, outputs["hidden"].shape[-1]), jnp.float32)
         table = jnp.zeros(outputs["table"].shape, jnp.float32)
         head = self.objective.head().init(rng.key_for(key, "head"), hidden, table)
-        return {"model": variables["params"], "head": head["params"]}
+        return {"model": variables["params"], **({"head": head["params"]} if head else {})}
 
 
 def check_pair(model: ModuleType, objective: ModuleType) -> None:
@@ -132,7 +132,7 @@ class Run:
 
         def logits(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
             outputs = self.model.apply({"params": params["model"]}, batch, deterministic=True)
-            return head.apply({"params": params["head"]}, outputs["hidden"], outputs["table"])
+            return head.apply({"params": params.get("head", {})}, outputs["hidden"], outputs["table"])
 
         return jax.jit(logits)
 

@@ -45,7 +45,7 @@ def make_train_step(
 
     def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, tuple[Array, Metrics]]:
         outputs = model.apply({"params": params["model"]}, batch, deterministic=False, rngs={"dropout": key})
-        total, weight, sums = objective.loss(head_apply, params["head"], outputs, batch)
+        total, weight, sums = objective.loss(head_apply, params.get("head", {}), outputs, batch)
         return total, (weight, sums)
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
@@ -105,8 +105,8 @@ def make_eval_step(model: Any, objective: Any) -> Callable[[Any, Batch, Array], 
     def evaluate(params: Any, batch: Batch, key: Array) -> tuple[Batch, Metrics, Metrics]:
         batch = objective.prepare(batch, key, evaluate=True)
         outputs = model.apply({"params": params["model"]}, batch, deterministic=True)
-        total, weight, sums = objective.loss(head_apply, params["head"], outputs, batch)
-        predictions = objective.predictions(head_apply, params["head"], outputs, batch)
+        total, weight, sums = objective.loss(head_apply, params.get("head", {}), outputs, batch)
+        predictions = objective.predictions(head_apply, params.get("head", {}), outputs, batch)
         return batch, {"loss": total, "weight": weight, **sums}, predictions
 
     return evaluate

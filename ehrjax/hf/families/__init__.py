@@ -1,0 +1,13 @@
+"""The families of foreign checkpoints, one a module, found by the module's name.
+
+A family defines:
+
+* `MODEL_TYPES`: what `model_type` in config.json says; `MODEL` and `OBJECTIVE`: what it becomes;
+* `PREFIX`: what may stand before the names of the base model; names in `RULES` are without it;
+* `RULES`: a table (`hf.rules.Rule`): pattern of names -> paths, and how one becomes the other;
+* `COPIES`: names that repeat another tensor where weights are tied;
+* `HEADS`: regular expressions of names of other heads; these are kept beside the run and named, not used;
+* `settings_from(config) -> (model, objective)`: the settings of a HuggingFace config;
+* `config_to(model, objective) -> config`: a HuggingFace config of the settings, with `architectures` for a model with
+  and without its head in `ARCHITECTURES`.
+"""

@@ -1,0 +1,136 @@
+"""A run of ehrjax as a folder that `transformers` opens."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ehrjax.core import files, plugins, trees
+from ehrjax.core.errors import InputError
+from ehrjax.hf import incoming, rules, source, tensors, tokens
+from ehrjax.training import run as runs
+
+
+def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[str, Any]:
+    """Writes config.json, model.safetensors and tokenizer files.
+
+    A converted run goes back as it came: the same names, dtypes, tokenizer and other heads.
+
+    Args:
+      folder: the run.
+      output: the folder to write; it must not exist or be empty.
+      family: as what, where a run that was born here could be several; by default the first that fits.
+
+    Returns:
+      family, tensors, architecture.
+
+    Raises:
+      InputError: the run cannot be opened, or has parts that no family of HuggingFace has.
+    """
+    files.refuse_existing(output, what="model")
+    run = runs.load(folder)
+    came = source.read(Path(folder))
+    if came is not None and family not in ("", came.family):
+        raise InputError(f"{folder} came from {came.family} and goes back as that; leave --family out.")
+    if came is not None:
+        module = plugins.find(incoming.FAMILIES, came.family, "MODEL_TYPES", key="family")
+        config = dict(came.config)
+    else:
+        module, config = _choose(run, family)
+    rows = np.arange(len(run.vocabulary)) if came is None else came.rows
+    count = len(rows) if came is None else came.count
+    params = trees.flatten(trees.unstack(run.params))
+    model = run.config["model"]
+    steps = [
+        (names, paths, how)
+        for names, paths, how, _ in rules.steps_of(incoming.rules_of(module, model), model.get("num_layers", 1))
+        if all(path in params for path in paths) and not (came and set(paths) & set(came.fresh))
+    ]
+    made = _Tensors(steps, params, rows, count)
+    spelled = _names(made.shapes, module, came)
+    heads = source.heads_of(came) if came else {}
+    shapes = {given: (made.shapes[name], dtype) for name, (given, dtype) in spelled.items()}
+    shapes.update({name: (tensor.shape, tensor.dtype) for name, tensor in heads.items()})
+    by_name = {given: name for name, (given, _) in spelled.items()}
+    for copy, original in (came.copies if came else {}).items():
+        given, dtype = came.names[copy]
+        shapes[given], by_name[given] = (made.shapes[original], dtype), original
+
+    def read(name: str) -> np.ndarray:
+        if name in heads:
+            return heads[name].read()
+        return made.read(by_name[name]).astype(tensors.as_dtype(shapes[name][1]))
+
+    with files.written_folder(output, what="model") as target:
+        tensors.write_folder(target, shapes, read)
+        if came is None:
+            config.update(_specials(run), vocab_size=count)
+            tokens.write_tokenizer(target, run.vocabulary, max_length=run.config["data"]["context_length"])
+        else:
+            for name in tokens.TOKENIZER_FILES:
+                if (came.folder / name).is_file():
+                    shutil.copyfile(came.folder / name, target / name)
+        files.write_json(target / "config.json", config)
+    return {"family": incoming._name(module), "tensors": len(shapes), "architecture": config["architectures"][0]}
+
+
+class _Tensors:
+    """The tensors of a model by canonical name, each made when read."""
+
+    def __init__(self, steps: list, params: Mapping[str, np.ndarray], rows: np.ndarray, count: int) -> None:
+        self._params, self._rows, self._count = params, rows, count
+        self._of = {name: (place, step) for step in steps for place, name in enumerate(step[0])}
+        self.shapes = {name: self.read(name).shape for name in self._of}
+
+    def read(self, name: str) -> np.ndarray:
+        place, (_, paths, how) = self._of[name]
+        return how.back([np.asarray(self._params[path]) for path in paths], self._rows, self._count)[place]
+
+
+def _names(shapes: Mapping[str, Any], family: ModuleType, came: source.Source | None) -> dict[str, tuple[str, str]]:
+    """Canonical name -> name and dtype to write."""
+    if came is not None and all(name in came.names for name in shapes):
+        return {name: came.names[name] for name in shapes}
+    heads = {
+        name
+        for rule in family.RULES
+        if rule.group
+        for name in ((rule.names,) if isinstance(rule.names, str) else rule.names)
+    }
+    return {name: (name if name in heads else family.PREFIX + name, "float32") for name in shapes}
+
+
+def _choose(run: runs.Run, family: str) -> tuple[ModuleType, dict[str, Any]]:
+    """The family that a run goes out as, and its config."""
+    model, objective = run.config["model"], run.config["objective"]
+    names = [family] if family else plugins.names(incoming.FAMILIES, "MODEL_TYPES")
+    reasons = []
+    for name in names:
+        module = plugins.find(incoming.FAMILIES, name, "MODEL_TYPES", key="family")
+        if module.MODEL != model["name"]:
+            reasons.append(f"{name} is no {model['name']}")
+            continue
+        try:
+            settings = {**vars(run.model.config), **{k: v for k, v in model.items() if k != "name"}}
+            config = module.config_to(settings, objective)
+        except InputError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        head = objective["name"] == module.OBJECTIVE
+        architecture = module.ARCHITECTURES["head" if head else "base"]
+        return module, {**config, "architectures": [architecture], "dtype": "float32"}
+    raise InputError(f"{run.folder} fits no family of HuggingFace: {'; '.join(r.rstrip('.') for r in reasons)}.")
+
+
+def _specials(run: runs.Run) -> dict[str, int]:
+    vocabulary = run.vocabulary
+    return {
+        "pad_token_id": vocabulary.pad,
+        "bos_token_id": vocabulary.cls,
+        "eos_token_id": vocabulary.sep,
+    }

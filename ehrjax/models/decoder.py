@@ -1,0 +1,156 @@
+"""A causal decoder: sinusoidal or rotary positions, over places, ages or times; Llama is one of its cases."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ehrjax.core.layers import ACTIVATIONS, Table, constrain_batch, dropout, norm, sinusoids
+from ehrjax.core.precision import FP32, Policy
+from ehrjax.models import attention, settings, transformer
+
+FIELDS = ("tokens", "positions", "segment_ids", "ages", "times")
+"""The fields of a batch that the model reads."""
+SEES_FUTURE = False
+"""Whether a position's hidden state depends on later tokens of its segment."""
+vocab_size_key = "vocab_size"
+"""The field of Config that the size of the vocabulary goes into."""
+
+MINUTES_PER_DAY = 1440.0
+DAYS_PER_YEAR = 365.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What defines a decoder. mlp_dim None means 4 x hidden_dim; scan and unroll: see transformer.Encoder.
+
+    positions: 'sinusoidal' (added to the tokens), 'rotary' (queries and keys are turned) or 'none'. over: what they
+    count: 'places' in the window, 'ages' in days (unknown ages: the time since the window's start), or 'times', days
+    since the window's start. window: how many earlier tokens a token sees (None: all). norm: 'layer' or 'rms'.
+    gated: an MLP with a gate (SwiGLU with gelu='silu'). final_norm: a norm behind the last block. kv_heads, head_dim:
+    see transformer.SelfAttention. init: 'xavier' (uniform, the token pipeline's) or 'normal' (0.02).
+    """
+
+    vocab_size: int
+    num_layers: int = 4
+    num_heads: int = 4
+    hidden_dim: int = 512
+    mlp_dim: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    max_positions: int = 2048
+    positions: str = "sinusoidal"
+    over: str = "places"
+    rotary_base: float = 10_000.0
+    window: int | None = None
+    norm: str = "layer"
+    final_norm: bool = False
+    gated: bool = False
+    use_bias: bool = True
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    gelu: str = "erf"
+    init: str = "xavier"
+    remat: str = "none"
+    scan: bool = True
+    unroll: bool | None = None
+    attention_implementation: str = "auto"
+
+
+_CHOICES = {
+    "positions": ("sinusoidal", "rotary", "none"),
+    "over": ("places", "ages", "times"),
+    "norm": ("layer", "rms"),
+    "gelu": ACTIVATIONS,
+    "init": ("xavier", "normal"),
+    "remat": tuple(transformer.REMAT),
+    "attention_implementation": attention.IMPLEMENTATIONS,
+}
+
+
+def config_from(values: Mapping[str, Any]) -> Config:
+    """The Config of a mapping of its fields. Raises InputError, in one sentence, for what cannot be."""
+    return settings.parse(Config, values, _CHOICES, model="decoder")
+
+
+def check(config: Config, context_length: int) -> None:
+    """Raises InputError if a segment of `context_length` tokens would have positions beyond the table."""
+    if config.positions == "sinusoidal" and config.over == "places":
+        settings.check_positions(config.max_positions, context_length)
+
+
+class Model(nn.Module):
+    """Hidden states of a packed batch."""
+
+    config: Config
+    policy: Policy = FP32
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, Array], *, deterministic: bool = True) -> dict[str, Array]:
+        """batch: FIELDS, each [B, L]. Needs the rng 'dropout' unless deterministic.
+
+        Returns `hidden` [B, L, hidden_dim] in the residual dtype and `table`, the code embeddings [V, hidden_dim] in
+        float32, for tied heads. Hidden states at padding are finite and mean nothing.
+        """
+        config = self.config
+        key = None if deterministic else self.make_rng("dropout")
+        start = nn.initializers.xavier_uniform() if config.init == "xavier" else nn.initializers.normal(0.02)
+        table = Table(config.vocab_size, config.hidden_dim, xavier=config.init == "xavier", name="code")()
+        x = table[batch["tokens"]]
+        places = self._places(batch)
+        if config.positions == "sinusoidal":
+            x += self._waves(batch, places)
+        x = constrain_batch(dropout(x, config.dropout, key).astype(self.policy.residual))
+        block = dict(
+            num_heads=config.num_heads,
+            mlp_dim=config.mlp_dim or 4 * config.hidden_dim,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            gelu=config.gelu,
+            causal=True,
+            window=config.window,
+            attention_implementation=config.attention_implementation,
+            norm=config.norm,
+            gated=config.gated,
+            use_bias=config.use_bias,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            rotary=config.rotary_base if config.positions == "rotary" else 0.0,
+            kernel_init=start,
+            out_init=start,
+            policy=self.policy,
+        )
+        encoder = transformer.Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
+        x = encoder(x, batch["segment_ids"], key, places)
+        if config.final_norm:
+            x = norm(config.norm, config.layer_norm_epsilon, self.policy, use_bias=config.use_bias, name="final_norm")(
+                x
+            )
+        return {"hidden": constrain_batch(x), "table": table}
+
+    def _places(self, batch: Mapping[str, Array]) -> Array:
+        """What positions count, [B, L] float32."""
+        if self.config.over == "places":
+            return batch["positions"].astype(jnp.float32)
+        days = batch["times"].astype(jnp.float32) / MINUTES_PER_DAY
+        if self.config.over == "times":
+            return days
+        return jnp.where(jnp.isnan(batch["ages"]), days, batch["ages"] * DAYS_PER_YEAR)
+
+    def _waves(self, batch: Mapping[str, Array], places: Array) -> Array:
+        """Sinusoids of the places, [B, L, D] float32."""
+        config = self.config
+        if config.over == "places":
+            return jnp.asarray(sinusoids(config.max_positions, config.hidden_dim))[batch["positions"]]
+        width = config.hidden_dim
+        rates = 10_000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+        angles = places[..., None] * rates
+        waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        return waves.reshape(*places.shape, -1)[..., :width]
