@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,17 +54,21 @@ def write(
     """
     folder = Path(workdir) / "report"
     train = dataset.split("train")
-    measured = accuracy.measure(tuning, train, evaluate, params, dataset.vocabulary)
-    files.write_json(folder / "masked_code_accuracy.json", {"step": step, "split": "tuning", **measured})
     lines = read_metrics(Path(workdir) / "metrics.jsonl")
     page = Page(f"{saved['config']['model']['name'].upper()} on {saved['dataset']['source']['dataset_name']}")
-    page.lead = _lead(saved, measured, step)
-    page.add("Masked-code accuracy", *_accuracy(measured))
-    page.add("By code family", *_families(measured))
+    page.lead = _about(saved, step)
+    if saved["config"]["objective"]["name"] == "masked_codes":
+        measured = accuracy.measure(tuning, train, evaluate, params, dataset.vocabulary)
+        files.write_json(folder / "masked_code_accuracy.json", {"step": step, "split": "tuning", **measured})
+        page.lead += _lead(measured)
+        page.add("Masked-code accuracy", *_accuracy(measured))
+        page.add("By code family", *_families(measured))
+    else:
+        page.lead += _perplexity(lines)
     page.add("Training", *_curves(lines))
     page.add("Data", *_data(dataset, saved, tuning))
     page.add("Code embeddings", *_map(params, dataset.vocabulary))
-    page.add("Configuration", *_configuration(saved))
+    page.add("Configuration", *_configuration(saved, measured=(folder / "masked_code_accuracy.json").is_file()))
     page.write(folder / "index.html")
     return folder / "index.html"
 
@@ -96,13 +101,25 @@ def verdict(overall: Mapping[str, Any], baseline: str) -> str:
     return "below" if difference["high"] < 0 else "not distinguishable"
 
 
-def _lead(saved: Mapping[str, Any], measured: Mapping[str, Any], step: int) -> str:
+def _about(saved: Mapping[str, Any], step: int) -> str:
     splits = saved["dataset"]["splits"]
-    sentences = [
-        f"Pretrained by {text(saved['config']['objective']['name'].replace('_', ' '))} on "
+    return (
+        f"<p>Pretrained by {text(saved['config']['objective']['name'].replace('_', ' '))} on "
         f"{splits['train'].get('subjects', 0):,} subjects ({splits['train'].get('tokens', 0):,} tokens); "
-        f"these are the parameters of step {step:,}."
-    ]
+        f"these are the parameters of step {step:,}.</p>"
+    )
+
+
+def _perplexity(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The tuning loss of the newest evaluation, per token, and what it is as a perplexity."""
+    losses = [line["tuning_loss"] for line in lines if "tuning_loss" in line]
+    if not losses:
+        return "<p>The tuning split was not evaluated.</p>"
+    return f"<p>Tuning loss {losses[-1]:.4f} a token: a perplexity of {math.exp(min(losses[-1], 700)):,.1f}.</p>"
+
+
+def _lead(measured: Mapping[str, Any]) -> str:
+    sentences = []
     if not measured["targets"]:
         sentences.append("The tuning split has no hidden codes, so nothing can be said about accuracy.")
     else:
@@ -249,7 +266,7 @@ def _map(params: Any, vocabulary: Vocabulary) -> list[str]:
     ]
 
 
-def _configuration(saved: Mapping[str, Any]) -> list[str]:
+def _configuration(saved: Mapping[str, Any], *, measured: bool) -> list[str]:
     lines = [
         ("data fingerprint", saved["dataset"]["fingerprint"]),
         ("vocabulary fingerprint", saved["dataset"]["vocabulary_fingerprint"]),
@@ -261,6 +278,6 @@ def _configuration(saved: Mapping[str, Any]) -> list[str]:
         facts(lines),
         f"<details><summary>The resolved config</summary><pre>{resolved}</pre></details>",
         '<p><a href="../metrics.jsonl">metrics.jsonl</a> · '
-        '<a href="masked_code_accuracy.json">masked_code_accuracy.json</a> · '
-        '<a href="../config.json">config.json</a></p>',
+        + ('<a href="masked_code_accuracy.json">masked_code_accuracy.json</a> · ' if measured else "")
+        + '<a href="../config.json">config.json</a></p>',
     ]

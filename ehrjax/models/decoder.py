@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ehrjax.core.layers import ACTIVATIONS, Table, constrain_batch, dropout, norm, sinusoids
 from ehrjax.core.precision import FP32, Policy
@@ -101,11 +101,8 @@ class Model(nn.Module):
         config = self.config
         key = None if deterministic else self.make_rng("dropout")
         start = nn.initializers.xavier_uniform() if config.init == "xavier" else nn.initializers.normal(0.02)
-        table = Table(config.vocab_size, config.hidden_dim, xavier=config.init == "xavier", name="code")()
-        x = table[batch["tokens"]]
         places = self._places(batch)
-        if config.positions == "sinusoidal":
-            x += self._waves(batch, places)
+        x, table = Embeddings(config, name="embeddings")(batch, places)
         x = constrain_batch(dropout(x, config.dropout, key).astype(self.policy.residual))
         block = dict(
             num_heads=config.num_heads,
@@ -143,6 +140,21 @@ class Model(nn.Module):
         if self.config.over == "times":
             return days
         return jnp.where(jnp.isnan(batch["ages"]), days, batch["ages"] * DAYS_PER_YEAR)
+
+
+class Embeddings(nn.Module):
+    """Code, + sinusoids where positions are these."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, batch: Mapping[str, Array], places: Float[Array, "batch length"]
+    ) -> tuple[Float[Array, "batch length d"], Float[Array, "vocabulary d"]]:
+        config = self.config
+        code = Table(config.vocab_size, config.hidden_dim, xavier=config.init == "xavier", name="code")()
+        x = code[batch["tokens"]]
+        return x + self._waves(batch, places) if config.positions == "sinusoidal" else x, code
 
     def _waves(self, batch: Mapping[str, Array], places: Array) -> Array:
         """Sinusoids of the places, [B, L, D] float32."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from ehrjax.core.layers import ACTIVATIONS, LayerNorm, Table, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
@@ -89,9 +89,7 @@ class Model(nn.Module):
         """
         config = self.config
         key = None if deterministic else self.make_rng("dropout")
-        table = Table(config.vocab_size, config.hidden_dim, name="code")()
-        position = Table(config.max_positions, config.hidden_dim, std=0.01, name="position")()
-        x = table[batch["tokens"]] + position[batch["positions"]]
+        x, table = Embeddings(config, name="embeddings")(batch)
         x = constrain_batch(dropout(x, config.dropout, key).astype(self.policy.residual))
         block = dict(
             num_heads=config.num_heads,
@@ -113,3 +111,18 @@ class Model(nn.Module):
         x = encoder(x, batch["segment_ids"], key)
         x = LayerNorm(config.layer_norm_epsilon, self.policy, config.use_bias, name="final_norm")(x)
         return {"hidden": constrain_batch(x), "table": table}
+
+
+class Embeddings(nn.Module):
+    """Code + position."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, batch: Mapping[str, Int[Array, "batch length"]]
+    ) -> tuple[Float[Array, "batch length d"], Float[Array, "vocabulary d"]]:
+        config = self.config
+        code = Table(config.vocab_size, config.hidden_dim, name="code")()
+        position = Table(config.max_positions, config.hidden_dim, std=0.01, name="position")()
+        return code[batch["tokens"]] + position[batch["positions"]], code

@@ -45,7 +45,14 @@ COPIES = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-HEADS = (r"pooler\.", r"cls\.seq_relationship\.", r"cls\.predictions\.bias$", r"classifier\.", r"qa_outputs\.", r"embeddings\.\w+_ids$")
+HEADS = (
+    r"pooler\.",
+    r"cls\.seq_relationship\.",
+    r"cls\.predictions\.bias$",
+    r"classifier\.",
+    r"qa_outputs\.",
+    r"embeddings\.\w+_ids$",
+)
 
 
 def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,8 +16,8 @@ ARCHITECTURES = {"head": "GPT2LMHeadModel", "base": "GPT2LMHeadModel"}
 _QKV = ("model/layers/{i}/attention/query", "model/layers/{i}/attention/key", "model/layers/{i}/attention/value")
 # Conv1D holds [in, out], as our kernels do.
 RULES = [
-    Rule("wte.weight", "model/code/embedding", TABLE),
-    Rule("wpe.weight", "model/position/embedding"),
+    Rule("wte.weight", "model/embeddings/code/embedding", TABLE),
+    Rule("wpe.weight", "model/embeddings/position/embedding"),
     *norm("h.{i}.ln_1", "model/layers/{i}/attention_norm"),
     Rule("h.{i}.attn.c_attn.weight", tuple(f"{path}/kernel" for path in _QKV), FUSED_COLUMNS),
     Rule("h.{i}.attn.c_attn.bias", tuple(f"{path}/bias" for path in _QKV), FUSED_BIAS),

@@ -17,7 +17,7 @@ ARCHITECTURES = {"head": "LlamaForCausalLM", "base": "LlamaForCausalLM"}
 _LAYER = "layers.{i}"
 _PATH = "model/layers/{i}"
 RULES = [
-    Rule("embed_tokens.weight", "model/code/embedding", TABLE),
+    Rule("embed_tokens.weight", "model/embeddings/code/embedding", TABLE),
     Rule(f"{_LAYER}.input_layernorm.weight", f"{_PATH}/attention_norm/scale"),
     Rule(f"{_LAYER}.self_attn.q_proj.weight", f"{_PATH}/attention/query/kernel", TRANSPOSED),
     Rule(f"{_LAYER}.self_attn.k_proj.weight", f"{_PATH}/attention/key/kernel", TRANSPOSED),
