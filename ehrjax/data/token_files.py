@@ -75,7 +75,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """The vocabulary of the source: final ids and special meanings of its tokens, by its ids."""
 
     strings: list[str]
@@ -117,7 +117,7 @@ def read(
             work.add(path, split, number)
             if progress:
                 progress("reading token files", number + 1, len(paths))
-        vocabulary = _vocabulary(source, work.counts)
+        vocabulary = vocabulary_of(source, work.counts)
         splits = work.write(vocabulary)
         subjects = work.subject_ids()
         summary = {
@@ -167,7 +167,7 @@ def find_files(input: Path, settings: Settings) -> dict[Path, str | None]:
     return found
 
 
-def read_vocabulary(path: Path) -> _Source:
+def read_vocabulary(path: Path) -> Source:
     """The vocabulary CSV of a source.
 
     Raises:
@@ -192,10 +192,10 @@ def read_vocabulary(path: Path) -> _Source:
         else:
             final[token] = len(SPECIALS) + own
             own += 1
-    return _Source(strings, final, strings.index(END) if END in strings else -1)
+    return Source(strings, final, strings.index(END) if END in strings else -1)
 
 
-def _vocabulary(source: _Source, counts: np.ndarray) -> Vocabulary:
+def vocabulary_of(source: Source, counts: np.ndarray) -> Vocabulary:
     """The source's vocabulary behind our specials, with how often each token occurs in train."""
     rows = [(i, name, 0, "special", None, None, None, None, None) for i, name in enumerate(SPECIALS)]
     for token, string in zip(source.final, source.strings):
@@ -224,7 +224,7 @@ class _Tally:
 class _Work:
     """The files so far: pieces on disk, and what is counted over all of them."""
 
-    def __init__(self, folder: Path, source: _Source, settings: Settings, *, num_shards: int) -> None:
+    def __init__(self, folder: Path, source: Source, settings: Settings, *, num_shards: int) -> None:
         self._folder, self._source, self._settings, self._num_shards = folder, source, settings, num_shards
         self._pieces: list[Path] = []
         self._subject_ids: list[np.ndarray] = []

@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ehrjax.core import checkpoint, files, plugins, rng, trees
+from ehrjax.core import files, plugins, rng, trees
 from ehrjax.core.errors import InputError
-from ehrjax.hf import hub, rules, source, tensors, tokens
+from ehrjax.hf import hub, made, rules, source, tensors, tokens
 from ehrjax.training import run as runs
-from ehrjax.training import workdir as workdirs
 
 FAMILIES = "ehrjax.hf.families"
 # What wrappers put before every name: DistributedDataParallel, torch.compile, PEFT, and models inside models.
@@ -108,7 +107,7 @@ def write(
     table = rules_of(family, settings[0])
     name = next(rule.names for rule in table if rule.how is rules.TABLE)
     if name not in there:
-        raise InputError(f"{where} does not fit: {name} is missing, so it is no checkpoint of {_name(family)}.")
+        raise InputError(f"{where} does not fit: {name} is missing, so it is no checkpoint of {name_of(family)}.")
     rows = read_rows(there[name][1].shape[0])
     if (told := config.get("vocab_size", rows.count)) != rows.count:
         raise InputError(f"{where} has a table of {rows.count} rows, its config says vocab_size = {told}.")
@@ -129,25 +128,13 @@ def write(
     with files.written_folder(output, what="run") as folder, _leaves(shapes, folder) as leaves:
         _fill(plan, there, rows, leaves, progress)
         _start_fresh(plan.fresh, parts, leaves)
-        saver = checkpoint.Checkpoints(folder / "checkpoints" / "last")
-        saver.save(0, {"params": trees.unflatten(leaves)}, {"step": 0})
-        saver.close()
-        rows.vocabulary.write(folder / "vocab.csv")
-        files.write_json(
-            folder / "config.json",
-            {
-                "config": saved,
-                "dataset": {"vocabulary_fingerprint": rows.vocabulary.fingerprint, "source": {"dataset_name": where}},
-                "versions": workdirs.versions(),
-                "git": workdirs.git_hash(),
-            },
-        )
+        made.write(folder, trees.unflatten(leaves), saved, rows.vocabulary, was=where)
         heads = {there[key][0]: there[key][1].read() for key in (*plan.heads, *other)}
         used = [key for names, _, _ in plan.steps for key in names]
         source.write(
             folder,
             given,
-            family=_name(family),
+            family=name_of(family),
             config=config,
             names={key: (there[key][0], there[key][1].dtype) for key in dict.fromkeys((*used, *copies))},
             rows=rows.rows,
@@ -157,7 +144,7 @@ def write(
             heads=heads,
         )
     return {
-        "family": _name(family),
+        "family": name_of(family),
         "model": family.MODEL,
         "objective": family.OBJECTIVE,
         "parameters": trees.count(shapes),
@@ -188,7 +175,8 @@ def rules_of(family: ModuleType, model: Mapping[str, Any]) -> list[rules.Rule]:
     return family.rules_for(model) if hasattr(family, "rules_for") else family.RULES
 
 
-def _name(family: ModuleType) -> str:
+def name_of(family: ModuleType) -> str:
+    """The family's name."""
     return family.__name__.rsplit(".", 1)[-1]
 
 

@@ -76,7 +76,7 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
                 if (came.folder / name).is_file():
                     shutil.copyfile(came.folder / name, target / name)
         files.write_json(target / "config.json", config)
-    return {"family": incoming._name(module), "tensors": len(shapes), "architecture": config["architectures"][0]}
+    return {"family": incoming.name_of(module), "tensors": len(shapes), "architecture": config["architectures"][0]}
 
 
 class _Tensors:

@@ -64,6 +64,14 @@ OUTPUT = Transform(
 FUSED_COLUMNS = _fused(1, False, 3)
 FUSED_ROWS = _fused(0, True, 3)
 FUSED_BIAS = _fused(0, False, 3)
+# A tensor a head: [K, in] each, and their biases.
+JOINED_ROWS = Transform(
+    lambda tensors, rows: [np.concatenate(tensors, axis=0).T],
+    lambda leaves, rows, count: [leaves[0].T],
+)
+JOINED_BIAS = Transform(
+    lambda tensors, rows: [np.concatenate(tensors, axis=0)], lambda leaves, rows, count: [leaves[0]]
+)
 # torch.nn.LSTM adds two biases.
 SUMMED = Transform(
     lambda tensors, rows: [tensors[0] + tensors[1]], lambda leaves, rows, count: [leaves[0], np.zeros_like(leaves[0])]

@@ -48,13 +48,18 @@ class Parts:
         return {"model": variables["params"], **({"head": head["params"]} if head else {})}
 
 
-def check_pair(model: ModuleType, objective: ModuleType) -> None:
-    """Raises InputError for a model that shows a position its future under an objective that predicts it."""
-    if model.SEES_FUTURE and not objective.ALLOWS_FUTURE:
+def check_pair(model: ModuleType, objective: ModuleType, model_config: Any = None) -> None:
+    """Raises InputError for a model that shows a position its future under an objective that predicts it.
+
+    A model says it by SEES_FUTURE, or, where it depends on its settings, by `sees_future(config)`.
+    """
+    sees = model.sees_future(model_config) if hasattr(model, "sees_future") else model.SEES_FUTURE
+    if sees and not objective.ALLOWS_FUTURE:
         names = model.__name__.rsplit(".", 1)[-1], objective.__name__.rsplit(".", 1)[-1]
         raise InputError(
             f"The model {names[0]} lets a position see later ones, which the objective {names[1]} would have it "
-            "predict; choose a causal model."
+            "predict; choose a causal model"
+            + (", or model.bidirectional = False." if getattr(model_config, "bidirectional", False) else ".")
         )
 
 
@@ -69,9 +74,9 @@ def build(config: Mapping[str, Any], vocabulary: vocabularies.Vocabulary) -> Par
     objective_module = plugins.find(
         "ehrjax.objectives", sections["objective"].pop("name"), "Objective", key="objective.name"
     )
-    check_pair(model_module, objective_module)
     policy = precision.policy(config["precision"])
     model_config = model_module.config_from({**sections["model"], model_module.vocab_size_key: len(vocabulary)})
+    check_pair(model_module, objective_module, model_config)
     model_module.check(model_config, config["data"]["context_length"])
     objective = objective_module.Objective(
         configs.into(objective_module.Config, sections["objective"], where="objective"),

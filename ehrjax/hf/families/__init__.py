@@ -10,4 +10,8 @@ A family defines:
 * `settings_from(config) -> (model, objective)`: the settings of a HuggingFace config;
 * `config_to(model, objective) -> config`: a HuggingFace config of the settings, with `architectures` for a model with
   and without its head in `ARCHITECTURES`.
+
+One of a PyTorch project has no config. Instead of the last two and `MODEL_TYPES` it defines `SIGNATURE`, a name by
+which it is known, `SPECIALS_AT`, ids of specials where no vocabulary says them, and `settings_of(shapes, told, num_heads)`,
+the settings from the shapes and from what else the file holds. `rules_for(model)` may stand for `RULES`.
 """

@@ -1,0 +1,82 @@
+"""A run's tables for another vocabulary: rows that are known move, others start at the spread of those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ehrjax.core import files, trees
+from ehrjax.core.errors import InputError
+from ehrjax.hf import made
+from ehrjax.training import run as runs
+from ehrjax.vocab import matching
+from ehrjax.vocab.vocabulary import Vocabulary
+
+TABLE = "model/embeddings/code/embedding"
+"""Where every model keeps the vectors of its codes."""
+# Path -> the axis of the vocabulary.
+AXES = {TABLE: 0, "head/bias": 0, "head/codes/kernel": 1, "head/codes/bias": 0}
+
+
+def resize(
+    folder: str | Path,
+    vocabulary: Vocabulary,
+    output: str | Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    ways: Sequence[str] = matching.WAYS,
+    seed: int = 0,
+) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
+    """Writes a run with another vocabulary.
+
+    Args:
+      folder: the run.
+      vocabulary: the new one.
+      output: the run's folder to write; it must not exist or be empty.
+      mapping: a user's table, new token -> token of the run.
+      ways: see `matching.match`.
+      seed: of the rows that nothing stands for: normal, with the mean and spread of the run's rows in each column.
+
+    Returns:
+      What stands for what (`matching.match`), and the coverage.
+
+    Raises:
+      InputError: the run cannot be opened, or no token of the two vocabularies is alike.
+    """
+    files.refuse_existing(output, what="run")
+    run = runs.load(folder)
+    found = matching.match(vocabulary.strings, run.vocabulary.strings, mapping=mapping, ways=ways)
+    if not found["source"].drop_nulls().len():
+        raise InputError(f"No token of the vocabulary is in {folder}; give a mapping, or more ways to match.")
+    rows = np.array([-1 if source is None else run.vocabulary.ids[source] for source in found["source"]], np.int64)
+    # A special that the checkpoint did not have has no row worth keeping.
+    absent = run.config["objective"].get("absent", [])
+    rows[np.isin(rows, absent)] = -1
+    generator = np.random.default_rng(seed)
+    flat = trees.flatten(run.params)
+    moved = {
+        path: moved_rows(leaf, rows, generator, axis=AXES[path], bias=path.endswith("bias")) if path in AXES else leaf
+        for path, leaf in flat.items()
+    }
+    config = {**run.config, "objective": {k: v for k, v in run.config["objective"].items() if k != "absent"}}
+    with files.written_folder(output, what="run") as target:
+        made.write(target, trees.unflatten(moved), config, vocabulary, was=str(folder))
+    return found, matching.coverage(found, vocabulary.table["count"].to_list())
+
+
+def moved_rows(
+    table: np.ndarray, rows: np.ndarray, generator: np.random.Generator, *, axis: int = 0, bias: bool = False
+) -> np.ndarray:
+    """A table whose row i is the old row rows[i]; where that is -1, one like the old ones (a bias: their mean)."""
+    old = np.moveaxis(np.asarray(table, np.float32), axis, 0)
+    new = old[np.maximum(rows, 0)].copy()
+    fresh = rows < 0
+    if bias:
+        new[fresh] = old.mean()
+    else:
+        drawn = generator.standard_normal((len(rows), *old.shape[1:]), np.float32)
+        new[fresh] = (old.mean(axis=0) + old.std(axis=0) * drawn)[fresh]
+    return np.ascontiguousarray(np.moveaxis(new, 0, axis))

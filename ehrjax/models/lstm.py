@@ -1,0 +1,136 @@
+"""LSTM: layers of recurrence over the tokens of a window (Hochreiter and Schmidhuber 1997), in PyTorch's form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ehrjax.core.layers import Table, constrain_batch, dropout
+from ehrjax.core.precision import FP32, Policy, matmul
+from ehrjax.models import settings
+
+FIELDS = ("tokens", "segment_ids")
+"""The fields of a batch that the model reads."""
+vocab_size_key = "vocab_size"
+"""The field of Config that the size of the vocabulary goes into."""
+
+# Steps of the loop that are compiled as one: more cost compile time, fewer cost a loop's overhead a step.
+_UNROLL = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What defines an LSTM. dropout is between layers, as torch.nn.LSTM has it.
+
+    bidirectional: a second recurrence from the end; each direction has hidden_dim units.
+    """
+
+    vocab_size: int
+    embedding_dim: int = 128
+    hidden_dim: int = 256
+    num_layers: int = 2
+    dropout: float = 0.3
+    bidirectional: bool = False
+
+
+def config_from(values: Mapping[str, Any]) -> Config:
+    """The Config of a mapping of its fields. Raises InputError, in one sentence, for what cannot be."""
+    return settings.parse(Config, values, {}, model="lstm")
+
+
+def sees_future(config: Config) -> bool:
+    """Whether a position's hidden state depends on later tokens of its segment."""
+    return config.bidirectional
+
+
+def check(config: Config, context_length: int) -> None:
+    """Any context will do."""
+
+
+class Model(nn.Module):
+    """Hidden states of a packed batch."""
+
+    config: Config
+    policy: Policy = FP32
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, Array], *, deterministic: bool = True) -> dict[str, Array]:
+        """batch: FIELDS, each [B, L]. Needs the rng 'dropout' unless deterministic.
+
+        The state begins anew with each segment, in either direction.
+
+        Returns `hidden` [B, L, hidden_dim (x 2 if bidirectional)] in the residual dtype and `table`, the code
+        embeddings [V, embedding_dim] in float32, for tied heads.
+        """
+        config = self.config
+        key = None if deterministic else self.make_rng("dropout")
+        x, table = Embeddings(config, name="embeddings")(batch)
+        x = constrain_batch(x.astype(self.policy.residual))
+        segments = batch["segment_ids"]
+        change = segments[:, 1:] != segments[:, :-1]
+        edge = jnp.ones((segments.shape[0], 1), bool)
+        starts, ends = jnp.concatenate([edge, change], axis=1), jnp.concatenate([change, edge], axis=1)
+        for number in range(config.num_layers):
+            if number:
+                x = dropout(x, config.dropout, None if key is None else jax.random.fold_in(key, number))
+            name = f"lstm_{number}"
+            outputs = [Recurrence(config.hidden_dim, self.policy, name=name)(x, starts)]
+            if config.bidirectional:
+                back = Recurrence(config.hidden_dim, self.policy, reverse=True, name=f"{name}_reverse")
+                outputs.append(back(x, ends))
+            x = jnp.concatenate(outputs, axis=-1)
+        return {"hidden": constrain_batch(x), "table": table}
+
+
+class Embeddings(nn.Module):
+    """Codes."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, "batch length e"], Float[Array, "vocabulary e"]]:
+        # The start of torch.nn.Embedding.
+        table = Table(self.config.vocab_size, self.config.embedding_dim, std=1.0, name="code")()
+        return table[batch["tokens"]], table
+
+
+class Recurrence(nn.Module):
+    """One layer in one direction. Gates stand in PyTorch's order: input, forget, cell, output."""
+
+    units: int
+    policy: Policy = FP32
+    reverse: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length n"], resets: Bool[Array, "batch length"]
+    ) -> Float[Array, "batch length units"]:
+        """resets: where the state begins anew."""
+        bound = self.units**-0.5
+        start = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)  # noqa: E731
+        inputs = self.param("input", start, (x.shape[-1], 4 * self.units), jnp.float32)
+        recurrent = self.param("hidden", start, (self.units, 4 * self.units), jnp.float32)
+        bias = self.param("bias", start, (4 * self.units,), jnp.float32)
+        # What does not wait for the state is one matmul over all places.
+        given = matmul(x, inputs, self.policy).astype(jnp.float32) + bias
+
+        def step(state: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            hidden, cell = (jnp.where(now[1][:, None], 0.0, part) for part in state)
+            gates = now[0] + matmul(hidden, recurrent, self.policy).astype(jnp.float32)
+            i, f, g, o = jnp.split(gates, 4, axis=-1)
+            cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+            hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+            return (hidden, cell), hidden
+
+        zeros = jnp.zeros((x.shape[0], self.units), jnp.float32)
+        along = (given.swapaxes(0, 1), resets.swapaxes(0, 1))
+        _, out = jax.lax.scan(step, (zeros, zeros), along, reverse=self.reverse, unroll=_UNROLL)
+        return out.swapaxes(0, 1).astype(self.policy.residual)
