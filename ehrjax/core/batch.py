@@ -39,6 +39,7 @@ FIELDS: Mapping[str, Field] = {
     "times": Field(
         "B L", np.int64, np.int32, "host: microseconds since 1970; device: minutes since the window's start"
     ),
+    "days": Field("B L", np.int32, np.int32, "whole days since 1970; of static tokens, the window's first"),
     "values": Field("B L", np.float32, np.float32, "the event's numeric value; NaN = none"),
     "subject_id": Field("B S", np.int64, None, "whose window it is; -1 = unused"),
     "window_start": Field("B S", np.int64, None, "microseconds since 1970 of the window's first timed token"),

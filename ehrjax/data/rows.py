@@ -12,7 +12,8 @@ from ehrjax.data import packing, windows
 from ehrjax.data.token_dataset import Subject
 from ehrjax.vocab.grammar import NO_TIME
 
-MICROSECONDS_PER_YEAR = 365.25 * 86_400e6
+MICROSECONDS_PER_DAY = 86_400_000_000
+MICROSECONDS_PER_YEAR = 365.25 * MICROSECONDS_PER_DAY
 
 Window = tuple[Subject, int, int]
 
@@ -45,6 +46,8 @@ def fill(batch: Batch, row: int, content: Sequence[Window]) -> None:
         batch["values"][row, head] = subject.values[:static]
         batch["values"][row, rest] = subject.values[timed]
         batch["times"][row, rest] = times
+        batch["days"][row, rest] = times // MICROSECONDS_PER_DAY
+        batch["days"][row, head] = begin // MICROSECONDS_PER_DAY
         batch["positions"][row, span] = np.arange(size)
         batch["segment_ids"][row, span] = segment + 1
         if len(times):

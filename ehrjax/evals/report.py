@@ -57,7 +57,7 @@ def write(
     lines = read_metrics(Path(workdir) / "metrics.jsonl")
     page = Page(f"{saved['config']['model']['name'].upper()} on {saved['dataset']['source']['dataset_name']}")
     page.lead = _about(saved, step)
-    if saved["config"]["objective"]["name"] == "masked_codes":
+    if saved["config"]["objective"]["name"].startswith("masked_"):
         measured = accuracy.measure(tuning, train, evaluate, params, dataset.vocabulary)
         files.write_json(folder / "masked_code_accuracy.json", {"step": step, "split": "tuning", **measured})
         page.lead += _lead(measured)

@@ -49,6 +49,8 @@ def _fused(axis: int, transpose: bool, parts: int) -> Transform:
 
 
 SAME = Transform(lambda tensors, rows: tensors, lambda leaves, rows, count: leaves)
+# [1, n] there.
+FIRST = Transform(lambda tensors, rows: [tensors[0][0]], lambda leaves, rows, count: [leaves[0][None]])
 # torch.nn.Linear holds [out, in].
 TRANSPOSED = Transform(lambda tensors, rows: [tensors[0].T], lambda leaves, rows, count: [leaves[0].T])
 # Rows of the vocabulary: a table, a bias, and an output layer that is not tied.

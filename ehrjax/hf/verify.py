@@ -89,6 +89,7 @@ def _packed(sequences: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         "visit_ids": np.zeros_like(positions),
         "ages": np.full(positions.shape, np.nan, np.float32),
         "times": np.zeros_like(positions),
+        "days": np.zeros_like(positions),
         "values": np.full(positions.shape, np.nan, np.float32),
         "anchors": np.cumsum(lengths)[None].astype(np.int32) - 1,
     }

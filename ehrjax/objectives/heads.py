@@ -51,6 +51,12 @@ class CodeHead(nn.Module):
         self, hidden: Float[Array, "... d"], table: Float[Array, "vocabulary e"] | None = None
     ) -> Float[Array, "... vocabulary"]:
         """Logits in float32. table: the model's code table, read only by a tied head."""
+        return self.scores(hidden, table)
+
+    def scores(
+        self, hidden: Float[Array, "... d"], table: Float[Array, "vocabulary e"] | None
+    ) -> Float[Array, "... vocabulary"]:
+        """What `__call__` gives, for heads that do more; to be called in a compact method."""
         x = Dense(hidden.shape[-1], self.policy, name="transform")(hidden)
         x = LayerNorm(self.layer_norm_epsilon, self.policy, name="norm")(activate(x, self.gelu))
         return _scores(self, x, table)

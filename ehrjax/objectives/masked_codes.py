@@ -74,12 +74,15 @@ class Objective:
 
     def head(self) -> nn.Module:
         """The head to initialise and apply: `head(hidden [..., D], table) -> logits [..., V]`."""
+        return CodeHead(**self._head_settings())
+
+    def _head_settings(self) -> dict[str, Any]:
         config = self.config
-        return CodeHead(
-            self.vocab_size,
-            config.tied,
-            config.gelu,
-            config.layer_norm_epsilon,
+        return dict(
+            vocab_size=self.vocab_size,
+            tied=config.tied,
+            gelu=config.gelu,
+            layer_norm_epsilon=config.layer_norm_epsilon,
             absent=tuple(config.absent),
             policy=self.policy,
         )

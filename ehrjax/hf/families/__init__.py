@@ -12,6 +12,6 @@ A family defines:
   and without its head in `ARCHITECTURES`.
 
 One of a PyTorch project has no config. Instead of the last two and `MODEL_TYPES` it defines `SIGNATURE`, a name by
-which it is known, `SPECIALS_AT`, ids of specials where no vocabulary says them, and `settings_of(shapes, told, num_heads)`,
-the settings from the shapes and from what else the file holds. `rules_for(model)` may stand for `RULES`.
+which it is known, `SPECIALS_AT`, ids of specials where no vocabulary says them, and `settings_of(shapes, told,
+num_heads)`, the settings from the shapes and from what else the file holds. `rules_for(model)` may stand for `RULES`.
 """
