@@ -147,6 +147,10 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     fresh = initial.start_from(sections.start, fresh, dataset.vocabulary)
     if first:
         workdirs.claim(workdir, config, dataset)
+        if sections.start.checkpoint:
+            from ehrjax.hf import source
+
+            source.carry(Path(sections.start.checkpoint), workdir)
         print(
             f"{config['model']['name']}: {trees.count(shapes):,} parameters; {len(training):,} subjects, "
             f"{int(training.lengths.sum()):,} tokens; {jax.device_count()} device(s), {num_steps:,} steps",

@@ -75,6 +75,8 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
             for name in tokens.TOKENIZER_FILES:
                 if (came.folder / name).is_file():
                     shutil.copyfile(came.folder / name, target / name)
+        if remote := getattr(module, "REMOTE", ""):
+            shutil.copyfile(Path(__file__).parent / "remote" / f"{remote}.py", target / f"{remote}.py")
         files.write_json(target / "config.json", config)
     return {"family": incoming.name_of(module), "tensors": len(shapes), "architecture": config["architectures"][0]}
 
@@ -113,7 +115,8 @@ def _choose(run: runs.Run, family: str) -> tuple[ModuleType, dict[str, Any]]:
     for name in names:
         module = plugins.find(incoming.FAMILIES, name, "MODEL_TYPES", key="family")
         if module.MODEL != model["name"]:
-            reasons.append(f"{name} is no {model['name']}")
+            if family:
+                reasons.append(f"{name} is no {model['name']}")
             continue
         try:
             settings = {**vars(run.model.config), **{k: v for k, v in model.items() if k != "name"}}
@@ -121,10 +124,11 @@ def _choose(run: runs.Run, family: str) -> tuple[ModuleType, dict[str, Any]]:
         except InputError as error:
             reasons.append(f"{name}: {error}")
             continue
-        head = objective["name"] == module.OBJECTIVE
+        head = objective["name"] in getattr(module, "OBJECTIVES", (module.OBJECTIVE,))
         architecture = module.ARCHITECTURES["head" if head else "base"]
         return module, {**config, "architectures": [architecture], "dtype": "float32"}
-    raise InputError(f"{run.folder} fits no family of HuggingFace: {'; '.join(r.rstrip('.') for r in reasons)}.")
+    why = "; ".join(reason.rstrip(".") for reason in reasons) or f"transformers has no {model['name']}"
+    raise InputError(f"{run.folder} fits no family of HuggingFace: {why}.")
 
 
 def _specials(run: runs.Run) -> dict[str, int]:

@@ -37,16 +37,17 @@ def activation_name(ours: str) -> str:
     return _NAMES[ours]
 
 
-def refuse(config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raises InputError for a setting that changes the model in a way that ehrjax does not have.
+def refuse(config: Mapping[str, Any], expected: Mapping[str, Any], *, who: str = "ehrjax") -> None:
+    """Raises InputError for a setting that changes the model in a way that the other side does not have.
 
     Args:
-      config: a HuggingFace config.
+      config: a config.
       expected: key -> the value that it must have where it is there.
+      who: the other side.
     """
     for key, value in expected.items():
         if config.get(key, value) != value:
-            raise InputError(f"config.json says {key} = {config[key]!r}, which ehrjax has not; it must be {value!r}.")
+            raise InputError(f"{key} is {config[key]!r}, which {who} has not; it must be {value!r}.")
 
 
 def linear(name: str, path: str, how: Transform = TRANSPOSED, *, group: str = "") -> list[Rule]:

@@ -117,7 +117,12 @@ def heads_of(source: Source) -> dict[str, tensors.Tensor]:
 
 
 def carry(old: Path, new: Path) -> None:
-    """Lets a run that starts from a converted one remember the same source."""
+    """Lets a run that starts from a converted one remember the same source.
+
+    What the checkpoint did not have and started afresh is trained there, and leaves with the rest.
+    """
     if (old / FOLDER).is_dir() and not (new / FOLDER).exists():
         with files.written_folder(new / FOLDER, what="source") as folder:
             shutil.copytree(old / FOLDER, folder, dirs_exist_ok=True)
+            told = files.read_json(folder / NAMES, what="converted run")
+            files.write_json(folder / NAMES, {**told, "fresh": []})

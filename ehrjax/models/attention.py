@@ -84,6 +84,21 @@ def attend(
     return jnp.where(seen[..., None, None], out, 0)
 
 
+def attention_weights(
+    q: Float[Array, "batch q heads k"],
+    k: Float[Array, "batch q heads k"],
+    segment_ids: Int[Array, "batch q"],
+    *,
+    causal: bool = False,
+    window: int | None = None,
+) -> Float[Array, "batch heads q q"]:
+    """The probabilities by which `attend` mixes values, float32; rows of padding are zeros."""
+    scaled, k = (q * (1.0 / math.sqrt(q.shape[-1]))).swapaxes(1, 2), k.swapaxes(1, 2)
+    scores = _scores(scaled, k, _visible(segment_ids, None, causal, window))
+    weights = jax.nn.softmax(scores, axis=-1)
+    return jnp.where((segment_ids > 0)[:, None, :, None], weights, 0.0)
+
+
 def _visible(
     segment_ids: Int[Array, "batch q"],
     kv_segment_ids: Int[Array, "batch kv"] | None,

@@ -14,7 +14,7 @@ from ehrjax.core import layers as norms
 from ehrjax.core import precision
 from ehrjax.core.layers import Dense, activate, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models.attention import attend
+from ehrjax.models.attention import attend, attention_weights
 
 Initializer = Callable[..., Any]
 lecun_normal = nn.initializers.lecun_normal()
@@ -25,6 +25,8 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 """What the backward pass finds stored: everything, the input of each block, or the results of its matmuls."""
+WEIGHTS = "attention_weights"
+"""The collection that attention probabilities are put into, where a caller makes it mutable."""
 UNROLLED = 12
 """Deeper stacks are scanned on a CPU too: the time to compile grows with every unrolled layer."""
 
@@ -63,6 +65,8 @@ class SelfAttention(nn.Module):
             q, k = (turned(part, positions, self.rotary) for part in (q, k))
         if k.shape[2] != self.num_heads:
             k, v = (jnp.repeat(part, self.num_heads // k.shape[2], axis=2) for part in (k, v))
+        if self.is_mutable_collection(WEIGHTS):
+            self.sow(WEIGHTS, "weights", attention_weights(q, k, segment_ids, causal=self.causal, window=self.window))
         out = attend(
             q,
             k,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ehrjax.core import batch as batches
-from ehrjax.core import checkpoint, files, plugins, precision, rng
+from ehrjax.core import checkpoint, files, plugins, precision, rng, trees
 from ehrjax.core import config as configs
 from ehrjax.core.errors import InputError
 from ehrjax.vocab import vocabulary as vocabularies
@@ -150,6 +151,21 @@ class Run:
     def encode(self, batch: Mapping[str, Any]) -> jax.Array:
         """Hidden states [B, L, D] of a batch (host or device), without dropout. Pure and jitted."""
         return self._encode(self.params, self._device(batch))
+
+    def attention(self, batch: Mapping[str, Any]) -> np.ndarray:
+        """What each position attends to, [layers, B, heads, L, L] float32; padding's rows are zeros. For small batches.
+
+        Raises:
+          InputError: the model has no attention.
+        """
+        if not hasattr(self.model.config, "scan"):
+            raise InputError(f"The model {self.config['model']['name']} has no attention.")
+        flat = type(self.model)(dataclasses.replace(self.model.config, scan=False), self.model.policy)
+        params = trees.unstack({"model": self.params["model"]})["model"]
+        _, kept = flat.apply({"params": params}, self._device(batch), deterministic=True, mutable=["attention_weights"])
+        found = trees.flatten(kept["attention_weights"])
+        layers = len({path.split("/")[1] for path in found})
+        return np.stack([np.asarray(found[f"layers/{i}/attention/weights"][0]) for i in range(layers)])
 
     def logits(self, batch: Mapping[str, Any]) -> jax.Array:
         """Scores of every token at every position, [B, L, V] float32. Pure and jitted; meant for small batches."""

@@ -19,7 +19,7 @@ SHORTEST = 3
 _SEPARATORS = re.compile(r"//|[:|]")
 _BIN = re.compile(r"//Q\d+$")
 _ICD = re.compile(r"[a-z]\d[0-9a-z]|\d{3}|e\d{3}|v\d{2}")
-# What the words before a code say it is; words that say nothing of it are any others.
+# What the words before a code say it is.
 _KINDS = {
     "diagnosis": ("diagnosis", "dx", "condition", "icd", "icd9", "icd9cm", "icd10", "icd10cm", "snomed", "snomedct_us"),
     "procedure": ("procedure", "pr", "icd9proc", "icd9pcs", "icd10pcs", "cpt", "cpt4", "hcpcs"),
@@ -32,7 +32,7 @@ MATCH_SCHEMA = {"str": pl.String, "source": pl.String, "how": pl.String}
 
 
 def normalised(token: str) -> tuple[str, str]:
-    """What a token's code is ("" where its words do not say), and the code without case, dots, dashes and prefixes.
+    """What a token's code is ("" where no word says it), and the code without case, dots, dashes and prefixes.
 
     Units and bins behind the code are left out; an 11-digit NDC is left without its package.
 
@@ -47,7 +47,8 @@ def normalised(token: str) -> tuple[str, str]:
         kind = kind or _KIND_OF[word]
         parts = parts[1:]
     if len(parts) > 1 and not kind:
-        parts = parts[1:]
+        # A word that is not known is a kind of its own: X//1 is no LAB//1.
+        kind, parts = parts[0].lower(), parts[1:]
     code = re.sub(r"[.\-\s]", "", parts[0]).lower()
     if len(code) == NDC_LENGTH and code.isdigit():
         code = code[:NDC_PRODUCT]

@@ -9,7 +9,8 @@ A family defines:
 * `HEADS`: regular expressions of names of other heads; these are kept beside the run and named, not used;
 * `settings_from(config) -> (model, objective)`: the settings of a HuggingFace config;
 * `config_to(model, objective) -> config`: a HuggingFace config of the settings, with `architectures` for a model with
-  and without its head in `ARCHITECTURES`.
+  and without its head in `ARCHITECTURES`. `REMOTE` names the file of `hf/remote` that goes with a model that
+  transformers does not have.
 
 One of a PyTorch project has no config. Instead of the last two and `MODEL_TYPES` it defines `SIGNATURE`, a name by
 which it is known, `SPECIALS_AT`, ids of specials where no vocabulary says them, and `settings_of(shapes, told,

@@ -11,8 +11,9 @@ from ehrjax.hf.settings import activation, activation_name, linear, norm, refuse
 
 MODEL_TYPES = ("cehrbert",)
 MODEL = "cehr_bert"
-# What a run that was born here may have been trained for; a checkpoint's config tells (`settings_from`).
+# A checkpoint's config tells which (`settings_from`).
 OBJECTIVE = "masked_codes"
+OBJECTIVES = ("masked_codes", "masked_values")
 PREFIX = "bert."
 ARCHITECTURES = {"head": "CehrBertForPreTraining", "base": "CehrBert"}
 
@@ -72,7 +73,7 @@ def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
     """The HuggingFace config of these settings."""
-    refuse({"objective.gelu": objective.get("gelu", "erf")}, {"objective.gelu": model["gelu"]})
+    refuse({"objective.gelu": objective.get("gelu", "erf")}, {"objective.gelu": model["gelu"]}, who="CEHR-BERT's class")
     return dict(
         model_type="cehrbert",
         num_hidden_layers=model["num_layers"],

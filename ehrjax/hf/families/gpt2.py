@@ -66,6 +66,7 @@ def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[st
     refuse(
         {"model.use_bias": model["use_bias"], "objective.use_bias": objective.get("use_bias", False)},
         {"model.use_bias": True, "objective.use_bias": False},
+        who="GPT-2 in transformers",
     )
     return dict(
         model_type="gpt2",

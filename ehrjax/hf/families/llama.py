@@ -78,7 +78,10 @@ def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[st
       InputError: the decoder has parts that Llama has not.
     """
     refuse(
-        {**{f"model.{key}": value for key, value in model.items()}, "objective.use_bias": objective.get("use_bias")},
+        {
+            **{f"model.{key}": value for key, value in model.items()},
+            "objective.use_bias": objective.get("use_bias", False),
+        },
         {
             "model.positions": "rotary",
             "model.over": "places",
@@ -88,6 +91,7 @@ def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[st
             "model.use_bias": False,
             "objective.use_bias": False,
         },
+        who="Llama in transformers",
     )
     windowed = model["window"] is not None
     return dict(

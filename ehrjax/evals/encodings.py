@@ -1,0 +1,367 @@
+"""Vectors of codes, visits and patients from an opened run: plain functions, and whole datasets streamed to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ehrjax.core import files, trees
+from ehrjax.core.errors import InputError
+from ehrjax.data import packing, rows, windows
+from ehrjax.data.rows import Window
+from ehrjax.data.token_dataset import Split, Subject, TokenDataset
+
+POOLS = ("cls", "mean", "max", "last")
+TABLE = "model/embeddings/code/embedding"
+GROUP, ROWS, SEGMENTS = 512, 8, 16
+
+Progress = Callable[[str, int, int], None]
+
+
+def code_table(run: Any) -> np.ndarray:
+    """[V, E] float32: the input vectors of a run's tokens."""
+    return np.asarray(trees.flatten(run.params)[TABLE], np.float32)
+
+
+def hidden_states(run: Any, content: Sequence[Window]) -> Iterator[tuple[int, np.ndarray]]:
+    """The hidden states of windows (subject, start, stop), packed and run in batches of one shape.
+
+    Yields:
+      (index of the window, [tokens, D] float32), in the order in which they are done.
+    """
+    context = run.config["data"]["context_length"]
+    lengths = np.array([subject.num_static + stop - start for subject, start, stop in content], np.int64)
+    plan = packing.plan(lengths, context, SEGMENTS, None)
+    for first in range(0, len(plan), ROWS):
+        batch = rows.empty(ROWS, context, SEGMENTS)
+        placed = [plan.row(i) for i in range(first, min(first + ROWS, len(plan)))]
+        for row, members in enumerate(placed):
+            rows.fill(batch, row, [content[i] for i in members])
+        hidden = np.asarray(run.encode(batch), np.float32)
+        for row, members in enumerate(placed):
+            at = 0
+            for i in members:
+                yield int(i), hidden[row, at : at + lengths[i]]
+                at += lengths[i]
+
+
+def pooled(hidden: np.ndarray, real: np.ndarray, pool: str) -> np.ndarray:
+    """[D] of [N, D] hidden states.
+
+    Args:
+      hidden: of one window.
+      real: [N] bool, tokens that are codes and not specials; without any, all count.
+      pool: 'cls' the first token, 'last' the last one, 'mean' or 'max' over the real codes.
+    """
+    if pool == "cls":
+        return hidden[0]
+    if pool == "last":
+        return hidden[-1]
+    chosen = hidden[real] if real.any() else hidden
+    return chosen.mean(axis=0) if pool == "mean" else chosen.max(axis=0)
+
+
+def check_pool(pool: str) -> None:
+    """Raises InputError for an unknown way of pooling."""
+    if pool not in POOLS:
+        raise InputError(f"--pool is {pool!r}; choose {', '.join(POOLS)}.")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Some vectors and whose they are.
+
+    Attributes:
+      columns: name -> [N] numpy array.
+      vectors: [N, D] float32.
+    """
+
+    columns: dict[str, np.ndarray]
+    vectors: np.ndarray
+
+
+def visits(run: Any, subjects: Sequence[Subject], *, pool: str, alone: bool = True) -> Vectors:
+    """A vector for each visit of some subjects, all in one packed run of the model.
+
+    Args:
+      run: an opened run.
+      subjects: their tokens.
+      pool: see `pooled`; 'cls' is [CLS] where visits stand alone, else the visit's first token.
+      alone: each visit by itself behind a [CLS]; otherwise as a part of the subject's history (in a model that sees
+        the future, of all of it).
+
+    Returns:
+      Columns subject_id, visit, time (microseconds since 1970 of its first event), codes.
+    """
+    check_pool(pool)
+    specials = run.vocabulary.num_specials
+    found: dict[tuple[int, int], np.ndarray] = {}
+    told: dict[tuple[int, int], tuple[int, int]] = {}
+    context = run.config["data"]["context_length"]
+    if alone:
+        content, keys = [], []
+        for place, subject in enumerate(subjects):
+            for visit, span in _visits(subject):
+                real = np.flatnonzero(subject.tokens[span] >= specials)[: context - 1] + span.start
+                if len(real):
+                    content.append((_alone(subject, real, run.vocabulary.cls), 0, len(real) + 1))
+                    keys.append((place, visit))
+                    told[place, visit] = (int(subject.times[real[0]]), len(real))
+        for i, hidden in hidden_states(run, content):
+            found[keys[i]] = pooled(hidden, content[i][0].tokens >= specials, pool)
+    else:
+        content, owners = _tiled(subjects, context)
+        parts: dict[tuple[int, int], list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        for i, hidden in hidden_states(run, content):
+            subject, start, stop = content[i]
+            numbers = subject.visits[start:stop]
+            for visit in np.unique(numbers):
+                span = np.flatnonzero(numbers == visit)
+                real = subject.tokens[start + span] >= specials
+                if real.any():
+                    part = (start, hidden[subject.num_static + span], real)
+                    parts.setdefault((owners[i], int(visit)), []).append(part)
+                    first = int(subject.times[start + span[real][0]])
+                    before, count = told.get((owners[i], int(visit)), (first, 0))
+                    told[owners[i], int(visit)] = (min(before, first), count + int(real.sum()))
+        for key, given in parts.items():
+            given.sort(key=lambda part: part[0])
+            found[key] = pooled(
+                np.concatenate([part[1] for part in given]), np.concatenate([part[2] for part in given]), pool
+            )
+    keys = sorted(found)
+    columns = {
+        "subject_id": np.array([subjects[place].subject_id for place, _ in keys], np.int64),
+        "visit": np.array([visit for _, visit in keys], np.int32),
+        "time": np.array([told[key][0] for key in keys], np.int64),
+        "codes": np.array([told[key][1] for key in keys], np.int32),
+    }
+    return Vectors(columns, _stacked([found[key] for key in keys]))
+
+
+def patients(run: Any, subjects: Sequence[Subject], *, pool: str) -> Vectors:
+    """A vector for each subject; one longer than the context is pooled over its windows ('cls', 'last': the last one).
+
+    Returns:
+      Columns subject_id, visits, codes.
+    """
+    check_pool(pool)
+    specials = run.vocabulary.num_specials
+    content, owners = _tiled(subjects, run.config["data"]["context_length"])
+    parts: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+    for i, hidden in hidden_states(run, content):
+        subject, start, stop = content[i]
+        shown = np.concatenate([subject.tokens[: subject.num_static], subject.tokens[start:stop]])
+        real = shown >= specials
+        if pool in ("mean", "max") and start > subject.num_static:
+            # Static tokens stand in front of every window; they count once.
+            real[: subject.num_static] = False
+        parts.setdefault(owners[i], []).append((start, hidden, real))
+    vectors = []
+    for place in range(len(subjects)):
+        given = sorted(parts[place], key=lambda part: part[0])
+        if pool in ("cls", "last"):
+            vectors.append(pooled(given[-1][1], given[-1][2], pool))
+        else:
+            hidden, real = (np.concatenate([part[k] for part in given]) for k in (1, 2))
+            vectors.append(pooled(hidden, real, pool))
+    columns = {
+        "subject_id": np.array([s.subject_id for s in subjects], np.int64),
+        "visits": np.array([len(np.unique(s.visits[s.num_static :])) for s in subjects], np.int32),
+        "codes": np.array([int((s.tokens >= specials).sum()) for s in subjects], np.int32),
+    }
+    return Vectors(columns, _stacked(vectors))
+
+
+def contextual_codes(run: Any, splits: Sequence[Split], *, progress: Progress | None = None) -> Vectors:
+    """For each token the mean of its hidden states over all of its occurrences; tokens that do not occur are left out.
+
+    Returns:
+      Columns token, count.
+    """
+    size = len(run.vocabulary)
+    total, counts = None, np.zeros(size, np.int64)
+    for subjects in _groups(splits, progress):
+        content, _ = _tiled(subjects, run.config["data"]["context_length"])
+        for i, hidden in hidden_states(run, content):
+            subject, start, stop = content[i]
+            # Static tokens stand in front of every window; they count once.
+            skip = subject.num_static if start > subject.num_static else 0
+            shown = np.concatenate([subject.tokens[: subject.num_static], subject.tokens[start:stop]])[skip:]
+            if total is None:
+                total = np.zeros((size, hidden.shape[1]), np.float64)
+            np.add.at(total, shown, hidden[skip:])
+            counts += np.bincount(shown, minlength=size)
+    there = np.flatnonzero(counts)
+    if total is None:
+        raise InputError("The dataset holds no tokens.")
+    vectors = (total[there] / counts[there, None]).astype(np.float32)
+    return Vectors({"token": there.astype(np.int32), "count": counts[there]}, vectors)
+
+
+def nearest(vectors: np.ndarray, place: int, k: int) -> list[tuple[int, float]]:
+    """The k rows of the largest cosine similarity to a row, itself left out: (row, similarity)."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    similarity = unit @ unit[place]
+    similarity[place] = -np.inf
+    best = np.argsort(-similarity, kind="stable")[: max(min(k, len(vectors) - 1), 0)]
+    return [(int(i), float(similarity[i])) for i in best]
+
+
+def stream(
+    make: Callable[[Sequence[Subject]], Vectors],
+    splits: Sequence[Split],
+    output: str | Path,
+    *,
+    progress: Progress | None = None,
+) -> int:
+    """Writes the vectors of whole splits to .parquet (a column `vector`, in bounded memory) or .npz (`vectors`).
+
+    Returns:
+      How many vectors.
+
+    Raises:
+      InputError: the file exists, or ends in something else.
+    """
+    output = Path(output)
+    check_output(output)
+    if output.suffix == ".npz":
+        parts = [make(subjects) for subjects in _groups(splits, progress)]
+        return write(output, joined(parts))
+    count = 0
+    with files.written_file(output) as temporary:
+        writer = None
+        try:
+            for subjects in _groups(splits, progress):
+                table = as_table(make(subjects))
+                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                writer.write_table(table)
+                count += len(table)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise InputError("The splits hold no subjects; nothing is written.")
+    return count
+
+
+def write(output: Path, found: Vectors) -> int:
+    """Writes vectors that are in hand; see `stream`."""
+    check_output(output)
+    with files.written_file(output) as temporary:
+        if output.suffix == ".npz":
+            with open(temporary, "wb") as file:
+                np.savez(file, vectors=found.vectors, **found.columns)
+        else:
+            pq.write_table(as_table(found), temporary, compression="zstd")
+    return len(found.vectors)
+
+
+def check_output(output: Path) -> None:
+    """Raises InputError where vectors cannot be written to a file."""
+    if output.suffix not in (".parquet", ".npz"):
+        raise InputError(f"{output} ends in {output.suffix!r}; vectors are written to .parquet or .npz.")
+    if output.exists():
+        raise InputError(f"{output} already exists; remove it or name another file.")
+
+
+def read(path: str | Path) -> Vectors:
+    """Reads what `stream` or `write` has written.
+
+    Raises:
+      InputError: the file is missing or is none of these.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+            return Vectors(columns, columns.pop("vectors"))
+        table = pq.read_table(path)
+        vectors = table["vector"].combine_chunks()
+        columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "vector"}
+        return Vectors(columns, vectors.flatten().to_numpy().reshape(len(table), -1))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise InputError(f"{path} holds no vectors that encode has written.") from error
+
+
+def joined(parts: Sequence[Vectors]) -> Vectors:
+    """Several vectors behind one another. Raises InputError for none."""
+    if not parts:
+        raise InputError("The splits hold no subjects; nothing is written.")
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    return Vectors(columns, np.concatenate([part.vectors for part in parts]))
+
+
+def as_table(found: Vectors) -> pa.Table:
+    """Columns and `vector`, a list of float32 of fixed size."""
+    flat = pa.array(np.ascontiguousarray(found.vectors, np.float32).ravel())
+    vector = pa.FixedSizeListArray.from_arrays(flat, found.vectors.shape[1])
+    return pa.table({**{name: pa.array(column) for name, column in found.columns.items()}, "vector": vector})
+
+
+def splits_of(dataset: TokenDataset, names: str) -> list[Split]:
+    """The splits that a comma-separated list names, or all."""
+    every = ("train", "tuning", "held_out")
+    chosen = every if names == "all" else tuple(names.split(","))
+    if unknown := [name for name in chosen if name not in every]:
+        raise InputError(f"--split is {unknown[0]!r}; choose {', '.join(every)} or all.")
+    return [dataset.split(name) for name in chosen]
+
+
+def _groups(splits: Sequence[Split], progress: Progress | None) -> Iterator[list[Subject]]:
+    done, total = 0, sum(map(len, splits))
+    for split in splits:
+        for first in range(0, len(split), GROUP):
+            subjects = [split.subject(i) for i in range(first, min(first + GROUP, len(split)))]
+            yield subjects
+            done += len(subjects)
+            if progress:
+                progress("encoding", done, total)
+
+
+def _tiled(subjects: Sequence[Subject], context: int) -> tuple[list[Window], list[int]]:
+    """The windows of some subjects, and whose each is."""
+    lengths = np.array([len(s.tokens) for s in subjects], np.int64)
+    static = np.array([s.num_static for s in subjects], np.int64)
+    tiled = windows.tile(lengths, static, context=context, seed=None)
+    owners = tiled.subject.tolist()
+    content = [(subjects[o], int(a), int(b)) for o, a, b in zip(owners, tiled.start, tiled.stop)]
+    return content, owners
+
+
+def _visits(subject: Subject) -> Iterator[tuple[int, slice]]:
+    """The number and the place of each visit of a subject, static tokens apart."""
+    numbers = subject.visits[subject.num_static :]
+    if len(numbers):
+        edges = np.flatnonzero(np.diff(numbers)) + 1
+        for first, last in zip([0, *edges], [*edges, len(numbers)]):
+            yield int(numbers[first]), slice(subject.num_static + int(first), subject.num_static + int(last))
+
+
+def _alone(subject: Subject, places: np.ndarray, cls: int) -> Subject:
+    """Some tokens of a subject as a subject of its own, behind a [CLS] of the time of the first."""
+    chosen = np.concatenate([places[:1], places])
+    tokens = subject.tokens[chosen].copy()
+    tokens[0] = cls
+    values = subject.values[chosen].copy()
+    values[0] = np.nan
+    return Subject(
+        subject.subject_id,
+        subject.birth_time,
+        0,
+        tokens,
+        subject.times[chosen],
+        np.zeros(len(chosen), np.int32),
+        values,
+    )
+
+
+def _stacked(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack(vectors).astype(np.float32) if vectors else np.zeros((0, 0), np.float32)
