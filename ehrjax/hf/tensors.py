@@ -149,17 +149,20 @@ def load_torch(path: Path) -> Any:
             "safetensors."
         ) from error
     import pickle
+    import warnings
 
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:
-            # Files of before torch 1.6 are no archives and cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:
+                # Files of before torch 1.6 are no archives and cannot be mapped.
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is refused: it holds more than tensors and plain containers and could run code; save its "
-            "state_dict alone, or as safetensors."
+            f"{path} is refused: it is damaged, or holds more than tensors and plain containers and could run code; "
+            "save its state_dict alone, or as safetensors."
         ) from error
     except Exception as error:  # a damaged archive fails in many ways
         raise InputError(f"{path} is truncated or is no file of torch.save; copy it again.") from error

@@ -1,0 +1,154 @@
+"""Vectors of codes, visits and patients: those of the model one at a time, however they are packed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import ehrjax
+from ehrjax.core.errors import InputError
+from ehrjax.data import rows, token_dataset
+from ehrjax.evals import encodings
+from tests.conftest import verb
+from tests.hf import born
+
+
+@pytest.fixture(scope="module")
+def run(toy_tokens, tmp_path_factory):
+    """A BERT in the vocabulary of the toy tokens, with room for 64 tokens: some subjects are longer."""
+    from ehrjax.hf import resize
+
+    folder = tmp_path_factory.mktemp("encodings")
+    born.write(folder / "born", "bert")
+    vocabulary = token_dataset.open_tokens(toy_tokens).vocabulary
+    resize.resize(folder / "born", vocabulary, folder / "run")
+    return ehrjax.load(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def subjects(toy_tokens):
+    split = token_dataset.open_tokens(toy_tokens).split("train")
+    chosen = [split.subject(i) for i in range(25)]
+    assert any(len(s.tokens) > 64 for s in chosen) and any(len(s.tokens) < 64 for s in chosen)
+    return chosen
+
+
+def alone(run, tokens: np.ndarray) -> np.ndarray:
+    """The hidden states of some tokens by themselves, one row."""
+    batch = rows.collate([tokens.tolist()], context_length=64)
+    return np.asarray(run.encode(batch))[0, : len(tokens)]
+
+
+@pytest.mark.parametrize("pool", encodings.POOLS)
+def test_a_visit_by_itself(pool, run, subjects):
+    found = encodings.visits(run, subjects, pool=pool)
+    specials = run.vocabulary.num_specials
+    expected = []
+    for subject in subjects:
+        for visit in np.unique(subject.visits[subject.num_static :]):
+            mine = (subject.visits == visit) & (np.arange(len(subject.tokens)) >= subject.num_static)
+            codes = subject.tokens[mine & (subject.tokens >= specials)][:63]
+            if len(codes):
+                hidden = alone(run, np.concatenate([[run.vocabulary.cls], codes]))
+                real = hidden[1:]
+                vector = {"cls": hidden[0], "last": hidden[-1], "mean": real.mean(0), "max": real.max(0)}[pool]
+                expected.append((subject.subject_id, int(visit), len(codes), vector))
+    assert found.columns["subject_id"].tolist() == [e[0] for e in expected]
+    assert found.columns["visit"].tolist() == [e[1] for e in expected]
+    assert found.columns["codes"].tolist() == [e[2] for e in expected]
+    np.testing.assert_allclose(found.vectors, np.stack([e[3] for e in expected]), atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", encodings.POOLS)
+def test_a_patient_that_fits_and_one_that_does_not(pool, run, subjects):
+    found = encodings.patients(run, subjects, pool=pool)
+    assert found.columns["subject_id"].tolist() == [s.subject_id for s in subjects]
+    for subject, vector in zip(subjects, found.vectors):
+        batch = rows.collate([subject], context_length=64, max_segments=1)
+        hidden, segments = np.asarray(run.encode(batch)), batch["segment_ids"]
+        parts = [(hidden[r][segments[r] > 0], batch["tokens"][r][segments[r] > 0]) for r in range(len(hidden))]
+        starts = [int(batch["window_start"][r, 0]) for r in range(len(hidden))]
+        order = np.argsort(starts, kind="stable")
+        if pool in ("cls", "last"):
+            if len(set(starts)) < len(starts):
+                continue  # windows that begin at the same time cannot be told apart here
+            expected = parts[order[-1]][0][0 if pool == "cls" else -1]
+        else:
+            real = [h[t >= run.vocabulary.num_specials] if i == order[0] else
+                    h[subject.num_static :][t[subject.num_static :] >= run.vocabulary.num_specials]
+                    for i, (h, t) in enumerate(parts)]  # fmt: skip
+            joined = np.concatenate(real)
+            expected = joined.mean(0) if pool == "mean" else joined.max(0)
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def test_a_vector_does_not_depend_on_who_else_is_encoded(run, subjects):
+    for make in (encodings.visits, encodings.patients):
+        everyone = make(run, subjects, pool="mean")
+        one = make(run, subjects[3:4], pool="mean")
+        mine = everyone.columns["subject_id"] == subjects[3].subject_id
+        np.testing.assert_allclose(everyone.vectors[mine], one.vectors, atol=1e-6)
+
+
+def test_visits_of_a_history_know_the_rest(run, subjects):
+    apart, within = (encodings.visits(run, subjects, pool="mean", alone=a) for a in (True, False))
+    assert apart.columns["subject_id"].tolist() == within.columns["subject_id"].tolist()
+    assert apart.columns["time"].tolist() == within.columns["time"].tolist()
+    assert not np.allclose(apart.vectors, within.vectors, atol=1e-3)
+
+
+def test_contextual_codes_are_means_over_all_occurrences(run, toy_tokens):
+    split = token_dataset.open_tokens(toy_tokens).split("tuning")
+    found = encodings.contextual_codes(run, [split])
+    tokens = np.concatenate([s.columns["tokens"] for s in split.shards])
+    there, counts = np.unique(tokens, return_counts=True)
+    assert found.columns["token"].tolist() == there.tolist() and found.columns["count"].tolist() == counts.tolist()
+
+
+def test_attention_is_a_distribution_inside_each_segment(run):
+    batch = rows.collate([[6, 7, 8, 9], [10, 11]], context_length=16)
+    weights = run.attention(batch)
+    assert weights.shape == (2, 1, 3, 16, 16)
+    np.testing.assert_allclose(weights[..., :6, :].sum(-1), 1, atol=1e-5)
+    assert not weights[..., :4, 4:].any() and not weights[..., 4:6, :4].any() and not weights[..., 6:, :].any()
+
+
+def test_the_verb_streams_files_that_agree(run, toy_tokens, tmp_path, monkeypatch):
+    files = {}
+    for name in ("parquet", "npz"):
+        path = tmp_path / f"patients.{name}"
+        process = verb("encode", "patients", f"--workdir={run.folder}", f"--input={toy_tokens}", f"--output={path}")
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+        files[name] = encodings.read(path)
+    np.testing.assert_array_equal(files["parquet"].vectors, files["npz"].vectors)
+    dataset = token_dataset.open_tokens(toy_tokens)
+    everyone = np.concatenate([dataset.split(s).subject_ids for s in ("train", "tuning", "held_out")])
+    assert files["parquet"].columns["subject_id"].tolist() == everyone.tolist()
+    near = encodings.nearest(files["npz"].vectors, 0, 3)
+    unit = files["npz"].vectors / np.linalg.norm(files["npz"].vectors, axis=1, keepdims=True)
+    order = np.argsort(-(unit @ unit[0]))
+    assert [i for i, _ in near] == [i for i in order.tolist() if i][:3]
+    process = verb(
+        "encode", "nearest", f"--vectors={tmp_path / 'patients.parquet'}", f"--subject={everyone[0]}", "--k=3"
+    )
+    out, err = process.communicate()
+    assert [int(line.split()[0]) for line in out.splitlines()] == [int(everyone[i]) for i, _ in near], err
+
+
+def test_bad_input(run, toy_tokens, tmp_path):
+    born.write(tmp_path / "other", "bert")
+    for arguments, message in (
+        ([f"--workdir={tmp_path / 'other'}", f"--output={tmp_path / 'v.parquet'}"], "is in another vocabulary"),
+        ([f"--workdir={run.folder}", f"--output={tmp_path / 'v.csv'}"], "written to .parquet or .npz"),
+        ([f"--workdir={run.folder}", f"--output={tmp_path / 'v.npz'}", "--pool=median"], "--pool is 'median'"),
+        ([f"--workdir={run.folder}", f"--output={tmp_path / 'v.npz'}", "--split=test"], "--split is 'test'"),
+    ):
+        process = verb("encode", "visits", f"--input={toy_tokens}", *arguments)
+        _, err = process.communicate()
+        assert process.returncode == 2 and message in err and "Traceback" not in err, err
+    with pytest.raises(InputError, match="holds no vectors"):
+        encodings.read(tmp_path / "none.npz")
+    assert json.loads((run.folder / "config.json").read_text())["config"]["model"]["name"] == "bert"
