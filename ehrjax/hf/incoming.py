@@ -146,7 +146,7 @@ def write(
     return {
         "family": name_of(family),
         "model": family.MODEL,
-        "objective": family.OBJECTIVE,
+        "objective": saved["objective"]["name"],
         "parameters": trees.count(shapes),
         "tensors": len(dict.fromkeys(used)),
         "heads": sorted(heads),

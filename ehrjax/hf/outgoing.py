@@ -78,7 +78,11 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
         if remote := getattr(module, "REMOTE", ""):
             shutil.copyfile(Path(__file__).parent / "remote" / f"{remote}.py", target / f"{remote}.py")
         files.write_json(target / "config.json", config)
-    return {"family": incoming.name_of(module), "tensors": len(shapes), "architecture": config["architectures"][0]}
+    return {"family": incoming.name_of(module), "tensors": len(shapes), "architecture": _architecture(config, module)}
+
+
+def _architecture(config: Mapping[str, Any], family: ModuleType) -> str:
+    return (config.get("architectures") or [family.ARCHITECTURES["base"]])[0]
 
 
 class _Tensors:

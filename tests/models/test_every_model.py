@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +81,13 @@ def made(case: str, **changes):
     return model, moved, sees
 
 
+@partial(jax.jit, static_argnums=0)
+def applied(model, params, batch):
+    return model.apply({"params": params}, batch)["hidden"]
+
+
 def hidden(model, params, batch) -> np.ndarray:
-    return np.asarray(jax.jit(lambda p, b: model.apply({"params": p}, b)["hidden"])(params, batch))
+    return np.asarray(applied(model, params, batch))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -93,7 +99,7 @@ def test_packed_is_unpacked(case):
         start = 0
         for one in subjects:
             stop = start + len(one["tokens"])
-            alone = hidden(model, params, pack([[one]], len(one["tokens"])))[0]
+            alone = hidden(model, params, pack([[one], [], []], 36))[0, : stop - start]
             np.testing.assert_allclose(packed[row, start:stop], alone, atol=2e-5)
             start = stop
 
@@ -101,8 +107,8 @@ def test_packed_is_unpacked(case):
 @pytest.mark.parametrize("case", CASES)
 def test_another_segment_changes_no_bit(case):
     model, params, _ = made(case)
-    before = hidden(model, params, pack([[subject(9, 1), subject(10, 2), subject(8, 3)]], 32))
-    after = hidden(model, params, pack([[subject(9, 1), subject(10, 9), subject(8, 3)]], 32))
+    before = hidden(model, params, pack([[subject(9, 1), subject(10, 2), subject(8, 3)], [], []], 36))
+    after = hidden(model, params, pack([[subject(9, 1), subject(10, 9), subject(8, 3)], [], []], 36))
     np.testing.assert_array_equal(before[0, :9], after[0, :9])
     np.testing.assert_array_equal(before[0, 19:27], after[0, 19:27])
     assert (before[0, 9:19] != after[0, 9:19]).any()
@@ -115,7 +121,7 @@ def test_what_comes_later_changes_nothing_before_it_unless_the_model_says_so(cas
     other = {name: values.copy() for name, values in one.items()}
     other["tokens"][12] = other["tokens"][12] % (VOCABULARY - 1) + 1
     other["values"][12], other["visit_ids"][12:], other["ages"][12:] = 3.0, 9, 99.0
-    before, after = (hidden(model, params, pack([[x]], 24)) for x in (one, other))
+    before, after = (hidden(model, params, pack([[x], [], []], 36)) for x in (one, other))
     assert (before[0, 12] != after[0, 12]).any()
     assert (before[0, :12] != after[0, :12]).any() == sees
 
