@@ -24,7 +24,7 @@ BATCH_AXES = ("data", "fsdp")
 TENSOR_RULES: trees.Rules = (
     (r"attention/(query|key|value)/(kernel|bias)$", -1),
     (r"attention/out/kernel$", -2),
-    (r"mlp/up/(kernel|bias)$", -1),
+    (r"mlp/(up|gate)/(kernel|bias)$", -1),
     (r"mlp/down/kernel$", -2),
     (r"embeddings/code/embedding$", -2),
     (r"head/codes/(kernel|bias)$", -1),

@@ -27,11 +27,16 @@ STEPS, ROWS = 10, 16
 
 
 def losses(
-    tokens: Path, mesh: jax.sharding.Mesh, *, accumulate: int = 1, dropout: float = 0.1
+    tokens: Path,
+    mesh: jax.sharding.Mesh,
+    *,
+    accumulate: int = 1,
+    dropout: float = 0.1,
+    config: dict | None = None,
 ) -> tuple[np.ndarray, dict]:
-    model = dict(CONFIG["model"], dropout=dropout, attention_dropout=dropout)
     dataset = token_dataset.open_tokens(tokens)
-    parts = run.build({**CONFIG, "model": model}, dataset.vocabulary)
+    model = dict(CONFIG["model"], dropout=dropout, attention_dropout=dropout)
+    parts = run.build({**CONFIG, **(config or {"model": model})}, dataset.vocabulary)
     settings = pipeline.Settings(str(tokens), context_length=64, max_segments=8)
     key = rng.key_for(0, "run")
     schedule = optimizer.make_schedule(optimizer.ScheduleSettings("constant"), 1e-2, STEPS)
@@ -68,6 +73,34 @@ def test_losses_do_not_depend_on_the_mesh(toy_tokens: Path, single: np.ndarray, 
     kernel = params["model"]["layers"]["mlp"]["up"]["kernel"]
     # Parameters really are split: each device holds 1 / (fsdp * tensor) of a matrix.
     assert kernel.addressable_data(0).size * layout[1] * layout[2] == kernel.size
+
+
+SMALL = dict(num_layers=2, num_heads=4, hidden_dim=32)
+OTHERS = {
+    "bert": (dict(name="bert", num_types=2, max_positions=64, **SMALL), dict(name="masked_codes", tied=True)),
+    "cehr_bert": (dict(name="cehr_bert", mlp_dim=64, **SMALL), dict(name="masked_values", tied=True)),
+    "gpt2": (dict(name="gpt2", max_positions=64, **SMALL), dict(name="next_token", tied=True)),
+    "llama": (
+        dict(name="decoder", positions="rotary", norm="rms", gated=True, kv_heads=2, use_bias=False, **SMALL),
+        dict(name="next_token", tied=False),
+    ),
+    "lstm": (
+        dict(name="lstm", embedding_dim=16, hidden_dim=32, num_layers=2),
+        dict(name="next_token", tied=False, use_bias=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_model_gives_the_same_losses_on_a_mesh(toy_tokens: Path, name: str) -> None:
+    config = dict(zip(("model", "objective"), OTHERS[name]))
+    one, _ = losses(toy_tokens, make(1, 1, 1), config=config)
+    several, params = losses(toy_tokens, make(2, 2, 2), config=config)
+    assert np.isfinite(one).all() and np.ptp(one) > 0.02, "the parameters move"
+    np.testing.assert_allclose(several, one, rtol=2e-5)
+    whole = sum(leaf.size for leaf in jax.tree.leaves(params))
+    held = sum(leaf.addressable_data(0).size for leaf in jax.tree.leaves(params))
+    assert held < 0.6 * whole, "the parameters are split"
 
 
 def test_accumulation_adds_by_token(toy_tokens: Path) -> None:
