@@ -35,6 +35,12 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
     files.refuse_existing(output, what="model")
     run = runs.load(folder)
     came = source.read(Path(folder))
+    rows = np.arange(len(run.vocabulary)) if came is None else came.rows
+    count = len(rows) if came is None else came.count
+    native = came is None
+    if came is not None and came.family not in plugins.names(incoming.FAMILIES, "MODEL_TYPES"):
+        # A PyTorch project's checkpoint leaves as what it is here, with its own rows.
+        came = None
     if came is not None and family not in ("", came.family):
         raise InputError(f"{folder} came from {came.family} and goes back as that; leave --family out.")
     if came is not None:
@@ -42,8 +48,6 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
         config = dict(came.config)
     else:
         module, config = _choose(run, family)
-    rows = np.arange(len(run.vocabulary)) if came is None else came.rows
-    count = len(rows) if came is None else came.count
     params = trees.flatten(trees.unstack(run.params))
     model = run.config["model"]
     steps = [
@@ -69,9 +73,10 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
     with files.written_folder(output, what="model") as target:
         tensors.write_folder(target, shapes, read)
         if came is None:
-            config.update(_specials(run), vocab_size=count)
+            config.update(_specials(run, rows), vocab_size=count)
+        if native:
             tokens.write_tokenizer(target, run.vocabulary, max_length=run.config["data"]["context_length"])
-        else:
+        if came is not None:
             for name in tokens.TOKENIZER_FILES:
                 if (came.folder / name).is_file():
                     shutil.copyfile(came.folder / name, target / name)
@@ -135,10 +140,7 @@ def _choose(run: runs.Run, family: str) -> tuple[ModuleType, dict[str, Any]]:
     raise InputError(f"{run.folder} fits no family of HuggingFace: {why}.")
 
 
-def _specials(run: runs.Run) -> dict[str, int]:
+def _specials(run: runs.Run, rows: np.ndarray) -> dict[str, int | None]:
     vocabulary = run.vocabulary
-    return {
-        "pad_token_id": vocabulary.pad,
-        "bos_token_id": vocabulary.cls,
-        "eos_token_id": vocabulary.sep,
-    }
+    ours = {"pad_token_id": vocabulary.pad, "bos_token_id": vocabulary.cls, "eos_token_id": vocabulary.sep}
+    return {name: int(rows[i]) if rows[i] >= 0 else None for name, i in ours.items()}

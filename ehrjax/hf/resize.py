@@ -17,6 +17,7 @@ from ehrjax.vocab.vocabulary import Vocabulary
 
 TABLE = "model/embeddings/code/embedding"
 """Where every model keeps the vectors of its codes."""
+POSITIONS = "model/embeddings/position/embedding"
 # Path -> the axis of the vocabulary.
 AXES = {TABLE: 0, "head/bias": 0, "head/codes/kernel": 1, "head/codes/bias": 0}
 
@@ -61,7 +62,16 @@ def resize(
         path: moved_rows(leaf, rows, generator, axis=AXES[path], bias=path.endswith("bias")) if path in AXES else leaf
         for path, leaf in flat.items()
     }
-    config = {**run.config, "objective": {k: v for k, v in run.config["objective"].items() if k != "absent"}}
+    model = dict(run.config["model"])
+    if offset := model.get("position_offset", 0):
+        # RoBERTa's positions begin behind the id of its padding, which is another one now.
+        moved[POSITIONS] = moved[POSITIONS][offset:]
+        model.update(position_offset=0, max_positions=model["max_positions"] - offset)
+    config = {
+        **run.config,
+        "model": model,
+        "objective": {k: v for k, v in run.config["objective"].items() if k != "absent"},
+    }
     with files.written_folder(output, what="run") as target:
         made.write(target, trees.unflatten(moved), config, vocabulary, was=str(folder))
     return found, matching.coverage(found, vocabulary.table["count"].to_list())

@@ -105,15 +105,68 @@ def test_large_models_leave_in_shards(tmp_path, monkeypatch):
     assert trees.sha256(ehrjax.load(tmp_path / "back").params) == trees.sha256(run.params)
 
 
-def test_what_transformers_has_not_is_said(tmp_path):
+def test_what_transformers_has_not_is_said(tmp_path, monkeypatch):
     model, objective = born.MODELS["llama"]
-    born.MODELS["odd"] = ({**model, "over": "ages"}, objective)
-    try:
-        born.write(tmp_path / "run", "odd")
-    finally:
-        del born.MODELS["odd"]
+    monkeypatch.setitem(born.MODELS, "odd", ({**model, "over": "ages"}, objective))
+    born.write(tmp_path / "run", "odd")
     with pytest.raises(InputError, match="model.over is 'ages', which Llama in transformers has not"):
         outgoing.to_hf(tmp_path / "run", tmp_path / "hf")
     with pytest.raises(InputError, match="gpt2 is no decoder"):
         outgoing.to_hf(tmp_path / "run", tmp_path / "hf", family="gpt2")
     assert not (tmp_path / "hf").exists()
+
+
+def test_a_roberta_with_another_vocabulary_leaves_as_a_bert(tmp_path):
+    from ehrjax.hf import resize
+    from tests.hf import models
+
+    models.save("roberta mlm tied", tmp_path / "hf")
+    incoming.from_hf(str(tmp_path / "hf"), tmp_path / "run")
+    old = ehrjax.load(tmp_path / "run")
+    mapping = dict(zip(born.CODES, old.vocabulary.strings[5:]))
+    resize.resize(tmp_path / "run", born.vocabulary(), tmp_path / "own", mapping=mapping)
+    new = ehrjax.load(tmp_path / "own")
+    assert new.model.config.position_offset == 0 and new.model.config.max_positions == 62
+    ids = np.array([7, 9, 30, 12, 12])
+    one, other = (r.encode(rows.collate([i.tolist()], context_length=16)) for r, i in ((old, ids), (new, ids)))
+    np.testing.assert_allclose(one[0, :5], other[0, :5], atol=1e-6)
+    told = outgoing.to_hf(tmp_path / "own", tmp_path / "back")
+    assert told["architecture"] == "BertForMaskedLM"
+    found = verify.verify(tmp_path / "back", tmp_path / "own")
+    assert found.hidden < 1e-4 and found.logits < 1e-4
+
+
+def test_a_nanogpt_leaves_as_transformers_gpt2(tmp_path):
+    from ehrjax.hf import from_torch
+    from tests.hf import torch_projects as projects
+
+    torch.manual_seed(3)
+    model = projects.randomised(projects.NanoGPT(projects.config()))
+    torch.save({"model": model.state_dict(), "model_args": {"n_head": 3}}, tmp_path / "ckpt.pt")
+    from_torch.from_torch(tmp_path / "ckpt.pt", tmp_path / "run")
+    outgoing.to_hf(tmp_path / "run", tmp_path / "hf")
+    there = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    ids = torch.randint(0, 41, (2, 30))
+    with torch.no_grad():
+        np.testing.assert_allclose(there(ids).logits.numpy(), model(ids).numpy(), atol=1e-4)
+    assert there.config.vocab_size == 41
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "message"),
+    [
+        ({}, {"layer_norm_epsilon": 1e-5}, "objective.layer_norm_epsilon is 1e-05"),
+        ({}, {"gelu": "tanh", "layer_norm_epsilon": 1e-12}, "objective.gelu is 'tanh'"),
+        (
+            {"position_offset": 2, "max_positions": 66},
+            {"layer_norm_epsilon": 1e-12},
+            "position_offset is 2, which BERT has not",
+        ),
+    ],
+)
+def test_a_bert_that_no_class_is_like_is_refused(model, objective, message, tmp_path, monkeypatch):
+    given, task = born.MODELS["bert"]
+    monkeypatch.setitem(born.MODELS, "odd", ({**given, **model}, {**task, **objective}))
+    born.write(tmp_path / "run", "odd")
+    with pytest.raises(InputError, match=message):
+        outgoing.to_hf(tmp_path / "run", tmp_path / "hf")

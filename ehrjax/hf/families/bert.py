@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ehrjax.core.errors import InputError
 from ehrjax.hf.rules import OUTPUT, TABLE, Rule
 from ehrjax.hf.settings import activation, activation_name, linear, norm, refuse
 
@@ -12,6 +13,8 @@ MODEL_TYPES = ("bert",)
 MODEL, OBJECTIVE = "bert", "masked_codes"
 PREFIX = "bert."
 ARCHITECTURES = {"head": "BertForMaskedLM", "base": "BertModel"}
+# What the head has of its own here, and where a config does not say it.
+_HEAD = {"gelu": "erf", "layer_norm_epsilon": 1e-5}
 
 
 def encoder(layer: str, path: str) -> list[Rule]:
@@ -55,6 +58,15 @@ HEADS = (
 )
 
 
+def check_head(model: Mapping[str, Any], objective: Mapping[str, Any]) -> None:
+    """Raises InputError for a masked-code head whose activation or norm is not the model's, as it is there."""
+    if objective["name"] == OBJECTIVE:
+        told = {f"objective.{key}": objective.get(key, default) for key, default in _HEAD.items()}
+        refuse(
+            told, {f"objective.{key}": model[key] for key in _HEAD}, who="this class, whose head is like its layers,"
+        )
+
+
 def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of the model and of the objective."""
     refuse(config, {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False})
@@ -76,7 +88,15 @@ def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
-    """The HuggingFace config of these settings."""
+    """The HuggingFace config of these settings.
+
+    Raises:
+      InputError: positions do not begin at row 0, there are no token types, or the head is no BERT's.
+    """
+    refuse({"model.position_offset": model["position_offset"]}, {"model.position_offset": 0}, who="BERT")
+    if not model["num_types"]:
+        raise InputError("model.num_types is 0, but BERT has token types.")
+    check_head(model, objective)
     return dict(
         model_type="bert",
         num_hidden_layers=model["num_layers"],

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ehrjax.hf.families import bert
 from ehrjax.hf.rules import OUTPUT, TABLE, Rule
-from ehrjax.hf.settings import activation, activation_name, linear, norm
+from ehrjax.hf.settings import activation, activation_name, linear, norm, refuse
 
 MODEL_TYPES = ("distilbert",)
 MODEL, OBJECTIVE = "bert", "masked_codes"
@@ -55,7 +56,15 @@ def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
-    """The HuggingFace config of these settings."""
+    """The HuggingFace config of these settings.
+
+    Raises:
+      InputError: the model has token types, other positions, or another epsilon.
+    """
+    told = {f"model.{key}": model[key] for key in ("num_types", "position_offset", "layer_norm_epsilon")}
+    expected = {"model.num_types": 0, "model.position_offset": 0, "model.layer_norm_epsilon": EPSILON}
+    refuse(told, expected, who="DistilBERT")
+    bert.check_head(model, objective)
     return dict(
         model_type="distilbert",
         n_layers=model["num_layers"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ehrjax.core.errors import InputError
 from ehrjax.hf.families import bert
 from ehrjax.hf.rules import OUTPUT, TABLE, Rule
 from ehrjax.hf.settings import linear, norm
@@ -37,6 +38,10 @@ def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
-    """The HuggingFace config of these settings."""
-    # Positions begin behind the id of padding.
-    return {**bert.config_to(model, objective), "model_type": "roberta", "pad_token_id": model["position_offset"] - 1}
+    """Raises InputError: there positions begin behind the id of padding, which is 0 in our vocabularies.
+
+    A checkpoint that came goes back as it came; with another vocabulary (`hf.resize`) it is a BERT.
+    """
+    raise InputError(
+        "RoBERTa's positions depend on its own id of padding; give the run a vocabulary, and it is a BERT."
+    )
