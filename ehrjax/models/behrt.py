@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ehrjax.core.layers import ACTIVATIONS, Dense, LayerNorm, Table, constrain_batch, dropout, sinusoids
+from ehrjax.core.layers import Dense, LayerNorm, Table, constrain_batch, dropout, sinusoids
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models import attention, settings, transformer
+from ehrjax.models import settings, transformer
 
 FIELDS = ("tokens", "positions", "segment_ids", "visit_ids", "ages")
 """The fields of a batch that the model reads."""
@@ -59,9 +59,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 _CHOICES = {
     "positions": ("learned", "sinusoidal"),
-    "gelu": ACTIVATIONS,
-    "remat": tuple(transformer.REMAT),
-    "attention_implementation": attention.IMPLEMENTATIONS,
+    **transformer.CHOICES,
 }
 
 
@@ -92,17 +90,7 @@ class Model(nn.Module):
         config = self.config
         key = None if deterministic else self.make_rng("dropout")
         x, table = Embeddings(config, self.policy, name="embeddings")(batch, key)
-        block = dict(
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim or 4 * config.hidden_dim,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            gelu=config.gelu,
-            attention_implementation=config.attention_implementation,
-            policy=self.policy,
-        )
-        encoder = transformer.Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
+        encoder = transformer.encoder(config, self.policy)
         x = encoder(x, batch["segment_ids"], key)
         x = LayerNorm(config.layer_norm_epsilon, self.policy, name="final_norm")(x)
         return {"hidden": constrain_batch(x), "table": table}

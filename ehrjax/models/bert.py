@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ehrjax.core.layers import ACTIVATIONS, LayerNorm, Table, constrain_batch, dropout
+from ehrjax.core.layers import LayerNorm, Table, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models import attention, settings, transformer
+from ehrjax.models import settings, transformer
 
 FIELDS = ("tokens", "positions", "segment_ids", "visit_ids")
 """The fields of a batch that the model reads."""
@@ -55,9 +55,7 @@ class Config:
 
 _CHOICES = {
     "types": ("zero", "visit", "alternate"),
-    "gelu": ACTIVATIONS,
-    "remat": tuple(transformer.REMAT),
-    "attention_implementation": attention.IMPLEMENTATIONS,
+    **transformer.CHOICES,
 }
 
 
@@ -87,20 +85,13 @@ class Model(nn.Module):
         config = self.config
         key = None if deterministic else self.make_rng("dropout")
         x, table = Embeddings(config, self.policy, name="embeddings")(batch, key)
-        block = dict(
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim or 4 * config.hidden_dim,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            gelu=config.gelu,
-            attention_implementation=config.attention_implementation,
+        encoder = transformer.encoder(
+            config,
+            self.policy,
             norm_first=False,
             kernel_init=nn.initializers.normal(0.02),
             out_init=nn.initializers.normal(0.02),
-            policy=self.policy,
         )
-        encoder = transformer.Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
         x = encoder(x, batch["segment_ids"], key)
         return {"hidden": constrain_batch(x), "table": table}
 

@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ehrjax.core.layers import ACTIVATIONS, Table, constrain_batch, dropout, norm, sinusoids
+from ehrjax.core.layers import Table, constrain_batch, dropout, norm, sinusoids
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models import attention, settings, transformer
+from ehrjax.models import settings, transformer
 
 FIELDS = ("tokens", "positions", "segment_ids", "ages", "times")
 """The fields of a batch that the model reads."""
@@ -67,10 +67,8 @@ _CHOICES = {
     "positions": ("sinusoidal", "rotary", "none"),
     "over": ("places", "ages", "times"),
     "norm": ("layer", "rms"),
-    "gelu": ACTIVATIONS,
     "init": ("xavier", "normal"),
-    "remat": tuple(transformer.REMAT),
-    "attention_implementation": attention.IMPLEMENTATIONS,
+    **transformer.CHOICES,
 }
 
 
@@ -104,16 +102,11 @@ class Model(nn.Module):
         places = self._places(batch)
         x, table = Embeddings(config, name="embeddings")(batch, places)
         x = constrain_batch(dropout(x, config.dropout, key).astype(self.policy.residual))
-        block = dict(
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim or 4 * config.hidden_dim,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            gelu=config.gelu,
+        encoder = transformer.encoder(
+            config,
+            self.policy,
             causal=True,
             window=config.window,
-            attention_implementation=config.attention_implementation,
             norm=config.norm,
             gated=config.gated,
             use_bias=config.use_bias,
@@ -122,9 +115,7 @@ class Model(nn.Module):
             rotary=config.rotary_base if config.positions == "rotary" else 0.0,
             kernel_init=start,
             out_init=start,
-            policy=self.policy,
         )
-        encoder = transformer.Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
         x = encoder(x, batch["segment_ids"], key, places)
         if config.final_norm:
             x = norm(config.norm, config.layer_norm_epsilon, self.policy, use_bias=config.use_bias, name="final_norm")(

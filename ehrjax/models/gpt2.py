@@ -10,9 +10,9 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from ehrjax.core.layers import ACTIVATIONS, LayerNorm, Table, constrain_batch, dropout
+from ehrjax.core.layers import LayerNorm, Table, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models import attention, settings, transformer
+from ehrjax.models import settings, transformer
 
 FIELDS = ("tokens", "positions", "segment_ids")
 """The fields of a batch that the model reads."""
@@ -58,9 +58,7 @@ SIZES: dict[str, dict[str, int]] = {
 """The named sizes: minGPT's three small ones, GPT-2's four."""
 
 _CHOICES = {
-    "gelu": ACTIVATIONS,
-    "remat": tuple(transformer.REMAT),
-    "attention_implementation": attention.IMPLEMENTATIONS,
+    **transformer.CHOICES,
 }
 
 
@@ -91,22 +89,15 @@ class Model(nn.Module):
         key = None if deterministic else self.make_rng("dropout")
         x, table = Embeddings(config, name="embeddings")(batch)
         x = constrain_batch(dropout(x, config.dropout, key).astype(self.policy.residual))
-        block = dict(
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim or 4 * config.hidden_dim,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            gelu=config.gelu,
+        encoder = transformer.encoder(
+            config,
+            self.policy,
             causal=True,
-            attention_implementation=config.attention_implementation,
             use_bias=config.use_bias,
             kernel_init=nn.initializers.normal(0.02),
             # So that the residual stream does not grow with the number of layers (section 2.3 of the paper).
             out_init=nn.initializers.normal(0.02 / math.sqrt(2 * config.num_layers)),
-            policy=self.policy,
         )
-        encoder = transformer.Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
         # The dropout of the embeddings takes the key as it is, the layers fold their number in.
         x = encoder(x, batch["segment_ids"], key)
         x = LayerNorm(config.layer_norm_epsilon, self.policy, config.use_bias, name="final_norm")(x)

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from ehrjax.core import layers as norms
 from ehrjax.core import precision
-from ehrjax.core.layers import Dense, activate, constrain_batch, dropout
+from ehrjax.core.layers import ACTIVATIONS, Dense, activate, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models.attention import attend, attention_weights
+from ehrjax.models.attention import IMPLEMENTATIONS, attend, attention_weights
 
 Initializer = Callable[..., Any]
 lecun_normal = nn.initializers.lecun_normal()
@@ -29,6 +29,10 @@ WEIGHTS = "attention_weights"
 """The collection that attention probabilities are put into, where a caller makes it mutable."""
 UNROLLED = 12
 """Deeper stacks are scanned on a CPU too: the time to compile grows with every unrolled layer."""
+
+
+CHOICES = {"gelu": ACTIVATIONS, "remat": tuple(REMAT), "attention_implementation": IMPLEMENTATIONS}
+"""What the settings that all transformers share may be."""
 
 
 class SelfAttention(nn.Module):
@@ -268,6 +272,25 @@ class Encoder(nn.Module):
         )(**self.settings)
         nn.share_scope(self, stack)
         return stack(x, jnp.arange(self.num_layers), segment_ids, dropout_key, positions)[0]
+
+
+def encoder(config: Any, policy: Policy, **own: Any) -> Encoder:
+    """The encoder `layers` of a model's Config; `own` are settings of Block that the model has of its own.
+
+    To be called in the model's compact method.
+    """
+    block = dict(
+        num_heads=config.num_heads,
+        mlp_dim=config.mlp_dim or 4 * config.hidden_dim,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        gelu=config.gelu,
+        attention_implementation=config.attention_implementation,
+        policy=policy,
+        **own,
+    )
+    return Encoder(config.num_layers, block, config.remat, config.scan, config.unroll, name="layers")
 
 
 def unstacked(params: Any, count: int) -> list[Any]:
