@@ -57,6 +57,9 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
     ]
     made = _Tensors(steps, params, rows, count)
     spelled = _names(made.shapes, module, came)
+    if came and not set(made.shapes) <= set(came.names):
+        # A head that the checkpoint lacked was trained since.
+        config["architectures"] = [module.ARCHITECTURES["head"]]
     heads = source.heads_of(came) if came else {}
     shapes = {given: (made.shapes[name], dtype) for name, (given, dtype) in spelled.items()}
     shapes.update({name: (tensor.shape, tensor.dtype) for name, tensor in heads.items()})

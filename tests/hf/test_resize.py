@@ -87,3 +87,36 @@ def test_training_goes_on_from_a_converted_checkpoint(toy_tokens, tmp_path):
     trained = trees.flatten(ehrjax.load(tmp_path / "trained").params)
     for path, leaf in trees.flatten(own.params).items():
         np.testing.assert_allclose(trained[path], leaf, atol=1e-6, err_msg=path)
+
+
+def test_a_head_that_was_trained_here_leaves_too(toy_tokens, tmp_path):
+    """A model without a head, in the data's vocabulary, comes in, is trained, and leaves with the head it got."""
+    import transformers
+
+    from ehrjax.data import token_dataset
+    from ehrjax.hf import outgoing, source
+
+    vocabulary = token_dataset.open_tokens(toy_tokens).vocabulary
+    config = transformers.BertConfig(**{**models.BERT, "vocab_size": len(vocabulary)})
+    transformers.BertModel(config).save_pretrained(tmp_path / "hf")
+    vocabulary.write(tmp_path / "hf" / "ehrjax_vocab.csv")
+    told = incoming.from_hf(str(tmp_path / "hf"), tmp_path / "run")
+    assert "head/transform/kernel" in told["fresh"]
+    outgoing.to_hf(tmp_path / "run", tmp_path / "untrained")
+    assert not any(name.startswith("cls.") for name in models.tensors(tmp_path / "untrained"))
+    shape = ["--config.model.num_layers=2", "--config.model.num_heads=4", "--config.model.hidden_dim=48",
+             "--config.model.mlp_dim=96", "--config.model.max_positions=64", "--config.model.num_types=2",
+             "--config.model.types=zero", "--config.data.context_length=64", "--config.num_steps=6"]  # fmt: skip
+    process = verb("train", "--config=configs/bert.py:smoke", f"--workdir={tmp_path / 'trained'}", *shape,
+                   f"--config.data.path={toy_tokens}", f"--config.init.checkpoint={tmp_path / 'run'}",
+                   "--config.report.enabled=False")  # fmt: skip
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert source.read(tmp_path / "trained").fresh == ()
+    outgoing.to_hf(tmp_path / "trained", tmp_path / "back")
+    model, info = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not info["missing_keys"] and model.config.architectures == ["BertForMaskedLM"]
+    from ehrjax.hf import verify
+
+    found = verify.verify(tmp_path / "back", tmp_path / "trained")
+    assert found.hidden < 1e-4 and found.logits < 1e-4
