@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ehrjax.core import files
 from ehrjax.core.errors import InputError, RunError
 
 KEEP = 2
+_UNDER_WAY = 1 << 26
 
 
 class Checkpoints:
@@ -123,6 +124,29 @@ class Checkpoints:
         self._orbax.close()
 
 
+def write(folder: str | Path, state: Any, progress: Mapping[str, Any]) -> None:
+    """Writes `folder/0`, a lone checkpoint of arrays that nothing changes meanwhile: they are written without a copy.
+
+    Args:
+      folder: see Checkpoints.
+      state: a tree of numpy arrays, which may lie in files (numpy.memmap).
+      progress: a JSON object with at least one entry.
+
+    Raises:
+      InputError: the disk is full.
+      RunError: it could not be written for another reason.
+    """
+    context = ocp.Context()
+    context.memory.deepcopy_host_arrays = False
+    # One leaf under way at a time, or several small ones; OCDBT would hold all of them until its end.
+    context.array.saving.use_ocdbt = False
+    context.memory.write_concurrent_bytes = max(_UNDER_WAY, *(leaf.nbytes for leaf in jax.tree.leaves(state)))
+    with context:
+        saver = Checkpoints(folder)
+        saver.save(0, state, progress)
+        saver.close()
+
+
 def _leaves(tree: Any) -> dict[str, Any]:
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
@@ -152,6 +176,30 @@ def drop_after(folder: str | Path, step: int) -> None:
     """Removes checkpoints later than `step`: a resumed run will write them again."""
     for later in [s for s in steps(folder) if s > step]:
         shutil.rmtree(Path(folder) / str(later))
+
+
+def read_leaves(folder: str | Path, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """As `read_subtree`, one leaf after another: yields each path below the entry and its array.
+
+    Raises:
+      InputError: there is no complete checkpoint in `folder`, or it is damaged.
+    """
+    folder = Path(folder).absolute()
+    known = steps(folder)
+    if not known:
+        raise InputError(f"{folder} holds no complete checkpoint.")
+    path = folder / str(known[-1])
+    try:
+        metadata = ocp.checkpointables_metadata(path).metadata["state"]
+        leaves, structure = jax.tree.flatten(metadata[name])
+        others = {key: jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata[key]) for key in metadata if key != name}
+        for place, (key, leaf) in enumerate(_leaves(metadata[name]).items()):
+            like = [ocp.PLACEHOLDER] * len(leaves)
+            like[place] = np.empty(leaf.shape, leaf.dtype)
+            state = {**others, name: jax.tree.unflatten(structure, like)}
+            yield key, _leaves(ocp.load_checkpointables(path, {"state": state})["state"][name])[key]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"The checkpoint {path} cannot be read: {str(error).splitlines()[0]}.") from error
 
 
 def read_subtree(folder: str | Path, name: str, *, step: int | None = None) -> tuple[Any, int]:

@@ -21,9 +21,7 @@ def write(folder: Path, params: Any, config: Mapping[str, Any], vocabulary: Voca
       vocabulary: of the run.
       was: what it was made of.
     """
-    saver = checkpoint.Checkpoints(folder / "checkpoints" / "last")
-    saver.save(0, {"params": params}, {"step": 0})
-    saver.close()
+    checkpoint.write(folder / "checkpoints" / "last", {"params": params}, {"step": 0})
     vocabulary.write(folder / "vocab.csv")
     files.write_json(
         folder / "config.json",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 import numpy as np
 
-from ehrjax.core import files, plugins, trees
+from ehrjax.core import checkpoint, files, plugins, trees
 from ehrjax.core.errors import InputError
 from ehrjax.hf import incoming, rules, source, tensors, tokens
 from ehrjax.training import run as runs
@@ -33,7 +36,8 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
       InputError: the run cannot be opened, or has parts that no family of HuggingFace has.
     """
     files.refuse_existing(output, what="model")
-    run = runs.load(folder)
+    run = runs.load(folder, parameters=False)
+    shapes_here = incoming.virtual_shapes(jax.eval_shape(run.parts.init, jax.random.key(0)))
     came = source.read(Path(folder))
     rows = np.arange(len(run.vocabulary)) if came is None else came.rows
     count = len(rows) if came is None else came.count
@@ -48,14 +52,13 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
         config = dict(came.config)
     else:
         module, config = _choose(run, family)
-    params = trees.flatten(trees.unstack(run.params))
     model = run.config["model"]
     steps = [
         (names, paths, how)
         for names, paths, how, _ in rules.steps_of(incoming.rules_of(module, model), model.get("num_layers", 1))
-        if all(path in params for path in paths) and not (came and set(paths) & set(came.fresh))
+        if all(path in shapes_here for path in paths) and not (came and set(paths) & set(came.fresh))
     ]
-    made = _Tensors(steps, params, rows, count)
+    made = _Tensors(steps, shapes_here, rows, count)
     spelled = _names(made.shapes, module, came)
     if came and not set(made.shapes) <= set(came.names):
         # A head that the checkpoint lacked was trained since.
@@ -74,7 +77,8 @@ def to_hf(folder: str | Path, output: str | Path, *, family: str = "") -> dict[s
         return made.read(by_name[name]).astype(tensors.as_dtype(shapes[name][1]))
 
     with files.written_folder(output, what="model") as target:
-        tensors.write_folder(target, shapes, read)
+        with _leaves(run, target) as made.params:
+            tensors.write_folder(target, shapes, read)
         if came is None:
             config.update(_specials(run, rows), vocab_size=count)
         if native:
@@ -94,16 +98,37 @@ def _architecture(config: Mapping[str, Any], family: ModuleType) -> str:
 
 
 class _Tensors:
-    """The tensors of a model by canonical name, each made when read."""
+    """The tensors of a model by canonical name, each made when read.
 
-    def __init__(self, steps: list, params: Mapping[str, np.ndarray], rows: np.ndarray, count: int) -> None:
-        self._params, self._rows, self._count = params, rows, count
+    Attributes:
+      params: path (one a layer) -> array; before it is set, what is read holds zeros.
+      shapes: name -> shape.
+    """
+
+    def __init__(self, steps: list, shapes: Mapping[str, tuple[int, ...]], rows: np.ndarray, count: int) -> None:
+        self._rows, self._count = rows, count
         self._of = {name: (place, step) for step in steps for place, name in enumerate(step[0])}
+        # Strides of 0 stand for any shape.
+        self.params: Mapping[str, np.ndarray] = {p: np.broadcast_to(np.float32(0), s) for p, s in shapes.items()}
         self.shapes = {name: self.read(name).shape for name in self._of}
 
     def read(self, name: str) -> np.ndarray:
         place, (_, paths, how) = self._of[name]
-        return how.back([np.asarray(self._params[path]) for path in paths], self._rows, self._count)[place]
+        return how.back([np.asarray(self.params[path]) for path in paths], self._rows, self._count)[place]
+
+
+@contextmanager
+def _leaves(run: runs.Run, folder: Path) -> Iterator[dict[str, np.ndarray]]:
+    """Path (one a layer) -> array of a run's parameters, in files, so that the model need not fit into memory."""
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        flat: dict[str, np.ndarray] = {}
+        for path, leaf in checkpoint.read_leaves(runs.checkpoints_of(run.folder), "params"):
+            flat[path] = np.memmap(scratch / str(len(flat)), np.float32, "w+", shape=leaf.shape)
+            flat[path][...] = leaf
+        yield trees.flatten(trees.unstack(trees.unflatten(flat)))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _names(shapes: Mapping[str, Any], family: ModuleType, came: source.Source | None) -> dict[str, tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,21 +179,29 @@ def write_folder(
       shapes: name -> shape and dtype, in order.
       read: gives a tensor by name; one shard is held at a time.
     """
-    from safetensors.numpy import save_file
-
     shards = list(_shards(shapes))
     if len(shards) == 1:
-        save_file({name: _whole(read(name)) for name in shards[0]}, folder / SAFETENSORS, metadata={"format": "pt"})
+        _save({name: _whole(read(name)) for name in shards[0]}, folder / SAFETENSORS)
         return
     weight_map, total = {}, 0
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({name: _whole(read(name)) for name in names}, folder / file, metadata={"format": "pt"})
+        _save({name: _whole(read(name)) for name in names}, folder / file)
         weight_map.update(dict.fromkeys(names, file))
         total += sum(_size(*shapes[name]) for name in names)
     files.write_json(
         folder / f"{SAFETENSORS}.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
     )
+
+
+def _save(there: dict[str, np.ndarray], path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(there, path, metadata={"format": "pt"})
+    # safetensors writes files that nobody else may read.
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def _shards(shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[list[str]]:

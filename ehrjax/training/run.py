@@ -172,12 +172,19 @@ class Run:
         return self._logits(self.params, self._device(batch))
 
 
-def load(folder: str | Path, *, checkpoint_name: str | None = None) -> Run:
+def checkpoints_of(folder: Path, checkpoint_name: str | None = None) -> Path:
+    """The folder of a workdir's checkpoints of that name; by default the best ones if there are any."""
+    where = folder / "checkpoints"
+    return where / (checkpoint_name or ("best" if checkpoint.steps(where / "best") else "last"))
+
+
+def load(folder: str | Path, *, checkpoint_name: str | None = None, parameters: bool = True) -> Run:
     """Opens a workdir.
 
     Args:
       folder: the run's workdir.
       checkpoint_name: 'best' or 'last'; by default the best if there is one.
+      parameters: read them; otherwise `params` is empty and the step 0.
 
     Raises:
       InputError: the folder is no workdir, has no checkpoint, or its vocabulary does not fit the checkpoint.
@@ -192,9 +199,9 @@ def load(folder: str | Path, *, checkpoint_name: str | None = None) -> Run:
             f"{folder / 'vocab.csv'} is not the vocabulary of this run's checkpoint; put the old one back."
         )
     parts = build(saved["config"], vocabulary)
-    if checkpoint_name is None:
-        checkpoint_name = "best" if checkpoint.steps(folder / "checkpoints" / "best") else "last"
-    where = folder / "checkpoints" / checkpoint_name
+    if not parameters:
+        return Run(folder, saved["config"], vocabulary, {}, 0, parts)
+    where = checkpoints_of(folder, checkpoint_name)
     params, step = checkpoint.read_subtree(where, "params")
     expected = jax.eval_shape(parts.init, jax.random.key(0))
     checkpoint.check_shapes(params, expected, where=where)
