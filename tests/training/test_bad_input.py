@@ -30,7 +30,7 @@ def finished(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     [
         (("--config.data.path=/nowhere/tokens",), "The token dataset /nowhere/tokens does not exist"),
         (("--config.model.num_layrs=3",), "no key 'model.num_layrs'; did you mean 'model.num_layers'"),
-        (("--config.model.name=bert",), "config.model.name is 'bert', which does not exist; did you mean 'behrt'"),
+        (("--config.model.name=behr",), "config.model.name is 'behr', which does not exist; did you mean 'behrt'"),
         (("--config.objective.name=next",), "config.objective.name is 'next', which does not exist"),
         (("--config.model.num_heads=5",), "not divisible by model.num_heads 5"),
         (("--config.precision=fp8",), "precision is 'fp8'"),
