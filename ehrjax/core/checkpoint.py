@@ -21,6 +21,8 @@ from ehrjax.core.errors import InputError, RunError
 
 KEEP = 2
 _UNDER_WAY = 1 << 26
+# What is read at once rather than leaf by leaf.
+_SMALL = 1 << 28
 
 
 class Checkpoints:
@@ -192,6 +194,9 @@ def read_leaves(folder: str | Path, name: str) -> Iterator[tuple[str, np.ndarray
     try:
         metadata = ocp.checkpointables_metadata(path).metadata["state"]
         leaves, structure = jax.tree.flatten(metadata[name])
+        if sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves) <= _SMALL:
+            yield from _leaves(read_subtree(folder, name)[0]).items()
+            return
         others = {key: jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata[key]) for key in metadata if key != name}
         for place, (key, leaf) in enumerate(_leaves(metadata[name]).items()):
             like = [ocp.PLACEHOLDER] * len(leaves)

@@ -93,10 +93,12 @@ def test_the_tokenizer_knows_the_codes(tmp_path):
 
 
 def test_large_models_leave_in_shards(tmp_path, monkeypatch):
+    from ehrjax.core import checkpoint
     from ehrjax.hf import tensors
 
     run = born.write(tmp_path / "run", "gpt2")
     monkeypatch.setattr(tensors, "MAX_SHARD_BYTES", 50_000)
+    monkeypatch.setattr(checkpoint, "_SMALL", 0)
     outgoing.to_hf(tmp_path / "run", tmp_path / "hf")
     index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 2
