@@ -2,10 +2,10 @@
 
     python -m ehrjax.train --config=configs/cehr_bert.py --workdir=runs/cehr_bert
     python -m ehrjax.train --config=configs/cehr_bert.py:smoke --workdir=runs/smoke  # CPU, under 30 s
-    python -m ehrjax.train --config=configs/cehr_bert.py --config.data.path=TOKENS   # of cehr_bert_values
+    python -m ehrjax.train --config=configs/cehr_bert.py --config.data.path=TOKENS   # of tokens/cehr_bert.py:values
 
 Arguments: small (default), base (the published size), smoke.
-Without `data.path` it trains on the embedded synthetic hospital, in the tokens of configs/tokens/cehr_bert_values.py.
+Without `data.path` it trains on the embedded synthetic hospital, in the tokens of configs/tokens/cehr_bert.py:values.
 """
 
 from ml_collections import ConfigDict

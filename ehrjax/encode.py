@@ -57,6 +57,7 @@ def nearest(args: argparse.Namespace) -> None:
     import numpy as np
 
     from ehrjax.evals import encodings
+    from ehrjax.metrics import similarity
 
     found = encodings.read(args.vectors)
     if "subject_id" not in found.columns:
@@ -65,8 +66,8 @@ def nearest(args: argparse.Namespace) -> None:
     places = np.flatnonzero(ids == args.subject)
     if len(places) != 1:
         raise InputError(f"{args.vectors} has {len(places)} vectors of subject {args.subject}; it must have one.")
-    for place, similarity in encodings.nearest(found.vectors, int(places[0]), args.k):
-        print(f"{ids[place]}  {similarity:.4f}")
+    for place, cosine in similarity.nearest(found.vectors, int(places[0]), args.k):
+        print(f"{ids[place]}  {cosine:.4f}")
 
 
 def _opened(args: argparse.Namespace) -> Any:

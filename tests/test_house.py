@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "data": {"core", "ingest", "vocab"},
     "training": {"core", "vocab", "data", "objectives"},
     "evals": {"core", "ingest", "vocab", "data", "objectives", "metrics", "viz"},
-    "hf": {"core", "vocab", "data", "training"},
+    "hf": {"core", "vocab", "metrics", "data", "training"},
 }
 HOST = ("ingest", "vocab", "metrics", "viz")
 

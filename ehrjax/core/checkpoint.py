@@ -6,6 +6,7 @@ asynchronous and atomic: a step's folder appears under its name only when it is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from ehrjax.core import files
 from ehrjax.core.errors import InputError, RunError
 
 KEEP = 2
+# Bytes of a lone checkpoint that are under way to the disk at once, unless a single leaf is larger.
 _UNDER_WAY = 1 << 26
 # What is read at once rather than leaf by leaf.
 _SMALL = 1 << 28
@@ -181,30 +183,18 @@ def drop_after(folder: str | Path, step: int) -> None:
 
 
 def read_leaves(folder: str | Path, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    """As `read_subtree`, one leaf after another: yields each path below the entry and its array.
+    """As `read_subtree`, one leaf after another where they are large: yields each path below the entry and its array.
 
     Raises:
       InputError: there is no complete checkpoint in `folder`, or it is damaged.
     """
-    folder = Path(folder).absolute()
-    known = steps(folder)
-    if not known:
-        raise InputError(f"{folder} holds no complete checkpoint.")
-    path = folder / str(known[-1])
-    try:
-        metadata = ocp.checkpointables_metadata(path).metadata["state"]
-        leaves, structure = jax.tree.flatten(metadata[name])
-        if sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves) <= _SMALL:
-            yield from _leaves(read_subtree(folder, name)[0]).items()
-            return
-        others = {key: jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata[key]) for key in metadata if key != name}
-        for place, (key, leaf) in enumerate(_leaves(metadata[name]).items()):
-            like = [ocp.PLACEHOLDER] * len(leaves)
-            like[place] = np.empty(leaf.shape, leaf.dtype)
-            state = {**others, name: jax.tree.unflatten(structure, like)}
-            yield key, _leaves(ocp.load_checkpointables(path, {"state": state})["state"][name])[key]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"The checkpoint {path} cannot be read: {str(error).splitlines()[0]}.") from error
+    path, metadata = _opened(folder, None)
+    there = _leaves(metadata[name])
+    if sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in there.values()) <= _SMALL:
+        yield from _leaves(_read(path, metadata, name, set(there))).items()
+        return
+    for key in there:
+        yield key, _leaves(_read(path, metadata, name, {key}))[key]
 
 
 def read_subtree(folder: str | Path, name: str, *, step: int | None = None) -> tuple[Any, int]:
@@ -216,20 +206,37 @@ def read_subtree(folder: str | Path, name: str, *, step: int | None = None) -> t
     Raises:
       InputError: there is no complete checkpoint in `folder`, or it is damaged.
     """
+    path, metadata = _opened(folder, step)
+    if name not in metadata:
+        raise InputError(f"The checkpoint {path} cannot be read: it has no {name!r}.")
+    return _read(path, metadata, name, set(_leaves(metadata[name]))), int(path.name)
+
+
+def _opened(folder: str | Path, step: int | None) -> tuple[Path, Any]:
+    """A checkpoint's folder (the newest one's without a step), and the shapes of its state."""
     folder = Path(folder).absolute()
     known = steps(folder)
     if not known:
         raise InputError(f"{folder} holds no complete checkpoint.")
-    step = known[-1] if step is None else step
-    path = folder / str(step)
+    path = folder / str(known[-1] if step is None else step)
+    with _readable(path):
+        return path, ocp.checkpointables_metadata(path).metadata["state"]
+
+
+def _read(path: Path, metadata: Any, name: str, wanted: set[str]) -> Any:
+    """An entry of a state with only the wanted leaves read."""
+    leaves = _leaves(metadata[name])
+    like = [np.empty(leaf.shape, leaf.dtype) if key in wanted else ocp.PLACEHOLDER for key, leaf in leaves.items()]
+    state = {key: jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata[key]) for key in metadata}
+    state[name] = jax.tree.unflatten(jax.tree.structure(metadata[name]), like)
+    with _readable(path):
+        return ocp.load_checkpointables(path, {"state": state})["state"][name]
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What Orbax raises for a damaged checkpoint as InputError."""
     try:
-        metadata = ocp.checkpointables_metadata(path).metadata["state"]
-        like = {
-            key: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata[key])
-            if key == name
-            else jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata[key])
-            for key in metadata
-        }
-        return ocp.load_checkpointables(path, {"state": like})["state"][name], step
+        yield
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"The checkpoint {path} cannot be read: {str(error).splitlines()[0]}.") from error

@@ -22,6 +22,8 @@ Tree = dict[str, Any]
 Rules = Sequence[tuple[str, Any]]
 
 STACK = "layers"
+# Where every model keeps the vectors of its codes.
+CODE_TABLE = "model/embeddings/code/embedding"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,6 @@ from ehrjax.data.rows import Window
 from ehrjax.data.token_dataset import Split, Subject, TokenDataset
 
 POOLS = ("cls", "mean", "max", "last")
-TABLE = "model/embeddings/code/embedding"
 GROUP, ROWS, SEGMENTS = 512, 8, 16
 
 Progress = Callable[[str, int, int], None]
@@ -26,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 def code_table(run: Any) -> np.ndarray:
     """[V, E] float32: the input vectors of a run's tokens."""
-    return np.asarray(trees.flatten(run.params)[TABLE], np.float32)
+    return np.asarray(trees.flatten(run.params)[trees.CODE_TABLE], np.float32)
 
 
 def hidden_states(run: Any, content: Sequence[Window]) -> Iterator[tuple[int, np.ndarray]]:
@@ -203,15 +202,6 @@ def contextual_codes(run: Any, splits: Sequence[Split], *, progress: Progress | 
         raise InputError("The dataset holds no tokens.")
     vectors = (total[there] / counts[there, None]).astype(np.float32)
     return Vectors({"token": there.astype(np.int32), "count": counts[there]}, vectors)
-
-
-def nearest(vectors: np.ndarray, place: int, k: int) -> list[tuple[int, float]]:
-    """The k rows of the largest cosine similarity to a row, itself left out: (row, similarity)."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    similarity = unit @ unit[place]
-    similarity[place] = -np.inf
-    best = np.argsort(-similarity, kind="stable")[: max(min(k, len(vectors) - 1), 0)]
-    return [(int(i), float(similarity[i])) for i in best]
 
 
 def stream(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ehrjax.core import files
+from ehrjax.core import files, trees
 from ehrjax.core.writer import read_metrics
 from ehrjax.data import pipeline, token_dataset
 from ehrjax.evals import masked_code_accuracy as accuracy
@@ -64,7 +64,7 @@ def write(
         page.add("Masked-code accuracy", *_accuracy(measured))
         page.add("By code family", *_families(measured))
     else:
-        page.lead += _perplexity(lines)
+        page.lead += _perplexity(lines, step)
     page.add("Training", *_curves(lines))
     page.add("Data", *_data(dataset, saved, tuning))
     page.add("Code embeddings", *_map(params, dataset.vocabulary))
@@ -110,9 +110,9 @@ def _about(saved: Mapping[str, Any], step: int) -> str:
     )
 
 
-def _perplexity(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The tuning loss of the newest evaluation, per token, and what it is as a perplexity."""
-    losses = [line["tuning_loss"] for line in lines if "tuning_loss" in line]
+def _perplexity(lines: Sequence[Mapping[str, Any]], step: int) -> str:
+    """The tuning loss of these parameters, per token, and what it is as a perplexity."""
+    losses = [line["tuning_loss"] for line in lines if "tuning_loss" in line and line["step"] == step]
     if not losses:
         return "<p>The tuning split was not evaluated.</p>"
     return f"<p>Tuning loss {losses[-1]:.4f} a token: a perplexity of {math.exp(min(losses[-1], 700)):,.1f}.</p>"
@@ -248,7 +248,7 @@ def _data(dataset: token_dataset.TokenDataset, saved: Mapping[str, Any], tuning:
 
 def _map(params: Any, vocabulary: Vocabulary) -> list[str]:
     codes = np.arange(vocabulary.num_specials, len(vocabulary))[: embedding_map.LIMIT]
-    learned = np.asarray(params["model"]["embeddings"]["code"]["embedding"])[codes]
+    learned = np.asarray(trees.flatten(params)[trees.CODE_TABLE])[codes]
     points, method = embedding_map.project(learned)
     rows = vocabulary.table[codes]
     hover = []

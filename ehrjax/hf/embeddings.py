@@ -81,14 +81,14 @@ def _checked(found: Embeddings, path: Path) -> Embeddings:
 
 
 def _folder(path: Path) -> Embeddings:
-    from ehrjax.hf import incoming, resize, rules, tokens
+    from ehrjax.hf import incoming, rules, tokens
 
     if (path / "checkpoints").is_dir():
         from ehrjax.core import trees
         from ehrjax.training import run as runs
 
         run = runs.load(path)
-        return Embeddings(np.asarray(trees.flatten(run.params)[resize.TABLE]), tuple(run.vocabulary.strings))
+        return Embeddings(np.asarray(trees.flatten(run.params)[trees.CODE_TABLE]), tuple(run.vocabulary.strings))
     config = files.read_json(path / "config.json", what="run or HuggingFace model")
     family = incoming.family_of(config, path / "config.json")
     there = incoming.canonical(tensors.open_folder(path), family.PREFIX)

@@ -15,11 +15,9 @@ from ehrjax.training import run as runs
 from ehrjax.vocab import matching
 from ehrjax.vocab.vocabulary import Vocabulary
 
-TABLE = "model/embeddings/code/embedding"
-"""Where every model keeps the vectors of its codes."""
 POSITIONS = "model/embeddings/position/embedding"
 # Path -> the axis of the vocabulary.
-AXES = {TABLE: 0, "head/bias": 0, "head/codes/kernel": 1, "head/codes/bias": 0}
+AXES = {trees.CODE_TABLE: 0, "head/bias": 0, "head/codes/kernel": 1, "head/codes/bias": 0}
 
 
 def resize(

@@ -11,8 +11,9 @@ import polars as pl
 
 from ehrjax.core import files, trees
 from ehrjax.core.errors import InputError
-from ehrjax.hf import made, resize
+from ehrjax.hf import made
 from ehrjax.hf.embeddings import Embeddings
+from ehrjax.metrics import similarity
 from ehrjax.training import run as runs
 from ehrjax.vocab import matching
 from ehrjax.vocab.recipe import SPECIALS
@@ -42,15 +43,8 @@ def neighbours(found: Embeddings, codes: Sequence[str], *, k: int = 5) -> dict[s
     place = {name: i for i, name in enumerate(names)}
     if missing := [code for code in codes if code not in place]:
         raise InputError(f"The table has no code {missing[0]!r}.")
-    length = np.linalg.norm(found.vectors, axis=1, keepdims=True)
-    unit = found.vectors / np.maximum(length, 1e-12)
-    result = {}
-    for code in codes:
-        similarity = unit @ unit[place[code]]
-        similarity[place[code]] = -np.inf
-        best = np.argsort(-similarity, kind="stable")[: min(k, len(names) - 1)]
-        result[code] = [(names[i], float(similarity[i])) for i in best]
-    return result
+    near = {code: similarity.nearest(found.vectors, place[code], k) for code in codes}
+    return {code: [(names[i], cosine) for i, cosine in rows] for code, rows in near.items()}
 
 
 def align(
@@ -119,7 +113,7 @@ def into_run(
     files.refuse_existing(output, what="run")
     run = runs.load(folder)
     flat = dict(trees.flatten(run.params))
-    table = np.array(flat[resize.TABLE], np.float32)
+    table = np.array(flat[trees.CODE_TABLE], np.float32)
     rows, told, share = align(found, run.vocabulary, mapping=mapping, ways=ways)
     if (rows < 0).all():
         raise InputError(f"No token of {folder} is in the file; give a mapping, or more ways to match.")
@@ -134,7 +128,7 @@ def into_run(
     if rescale:
         vectors = vectors * (table[len(SPECIALS) :].std() / max(float(vectors.std()), 1e-12))
     table[rows >= 0] = vectors[rows[rows >= 0]]
-    flat[resize.TABLE] = table
+    flat[trees.CODE_TABLE] = table
     with files.written_folder(output, what="run") as target:
         made.write(target, trees.unflatten(flat), run.config, run.vocabulary, was=str(folder))
     return told, share

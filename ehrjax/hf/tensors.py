@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -226,8 +225,3 @@ def as_dtype(name: str) -> np.dtype:
 
 def _whole(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
-
-
-def read_json_or_empty(path: Path, *, what: str) -> dict[str, Any]:
-    """A JSON object, or an empty one where there is no file."""
-    return files.read_json(path, what=what) if path.is_file() else json.loads("{}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ehrjax.core.errors import InputError
+from ehrjax.data import rows as filling
 from ehrjax.hf import source
 from ehrjax.training import run as runs
 
@@ -54,20 +55,20 @@ def verify(hf: str | Path, run: str | Path, *, sentences: Sequence[Sequence[int]
     if sentences is None:
         sentences = _random(rows, min(LONGEST, opened.config["data"]["context_length"]))
     theirs = _Torch(Path(hf), torch)
-    packed = _packed([ours[np.asarray(s)] for s in sentences])
-    hidden = np.asarray(opened.encode(packed))[0]
-    scores = np.asarray(opened.logits(packed))[0] if theirs.has_head and not (came and came.fresh) else None
+    given = [ours[np.asarray(sentence)].tolist() for sentence in sentences]
+    batch = filling.collate(given, context_length=opened.config["data"]["context_length"], max_segments=len(given))
+    hidden = np.asarray(opened.encode(batch))
+    scores = np.asarray(opened.logits(batch)) if theirs.has_head and not (came and came.fresh) else None
     compared = np.flatnonzero(rows >= 0)
-    worst_hidden, worst_logits, at = 0.0, 0.0, 0
-    for sentence in sentences:
-        expected, logits = theirs(sentence)
-        span = slice(at, at + len(sentence))
-        worst_hidden = max(worst_hidden, float(np.abs(hidden[span] - expected).max()))
+    worst_hidden, worst_logits = 0.0, 0.0
+    for row, segment in zip(*np.nonzero(batch["subject_id"] >= 0)):
+        here = batch["segment_ids"][row] == segment + 1
+        expected, logits = theirs(sentences[batch["subject_id"][row, segment]])
+        worst_hidden = max(worst_hidden, float(np.abs(hidden[row][here] - expected).max()))
         if scores is not None:
-            difference = scores[span][:, compared] - logits[:, rows[compared]]
+            difference = scores[row][here][:, compared] - logits[:, rows[compared]]
             worst_logits = max(worst_logits, float(np.abs(difference).max()))
-        at += len(sentence)
-    return Difference(worst_hidden, None if scores is None else worst_logits, at)
+    return Difference(worst_hidden, None if scores is None else worst_logits, sum(map(len, sentences)))
 
 
 def _random(rows: np.ndarray, longest: int) -> list[list[int]]:
@@ -76,23 +77,6 @@ def _random(rows: np.ndarray, longest: int) -> list[list[int]]:
     # Specials apart: some models take their positions from where padding is not.
     usable = rows[5:]
     return [generator.choice(usable, length).tolist() for length in lengths]
-
-
-def _packed(sequences: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """All sequences in one row, each its own segment."""
-    lengths = [len(s) for s in sequences]
-    positions = np.concatenate([np.arange(n) for n in lengths])[None].astype(np.int32)
-    return {
-        "tokens": np.concatenate(sequences)[None].astype(np.int32),
-        "positions": positions,
-        "segment_ids": np.repeat(np.arange(1, len(lengths) + 1), lengths)[None].astype(np.int32),
-        "visit_ids": np.zeros_like(positions),
-        "ages": np.full(positions.shape, np.nan, np.float32),
-        "times": np.zeros_like(positions),
-        "days": np.zeros_like(positions),
-        "values": np.full(positions.shape, np.nan, np.float32),
-        "anchors": np.cumsum(lengths)[None].astype(np.int32) - 1,
-    }
 
 
 class _Torch:

@@ -90,9 +90,9 @@ def match(
     """
     if unknown := [way for way in ways if way not in WAYS]:
         raise InputError(f"Tokens are not matched by {unknown[0]!r}; there are {', '.join(WAYS)}.")
-    known = set(there)
+    known, asked = set(there), set(wanted)
     for token, target in (mapping or {}).items():
-        if token in set(wanted) and target not in known:
+        if token in asked and target not in known:
             raise InputError(f"The mapping sends {token!r} to {target!r}, which is not in the other vocabulary.")
     # By kind and code, and by code alone: a code without a kind may be of any.
     by_code: dict[tuple[str | None, str], str] = {}

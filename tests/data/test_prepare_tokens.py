@@ -170,8 +170,7 @@ def test_pseudo_dates_refuse_what_needs_dates(toy_meds: Path, tmp_path: Path) ->
     copy = Path(shutil.copytree(toy_meds, tmp_path / "meds"))
     path = copy / "metadata" / "dataset.json"
     metadata = json.loads(path.read_text())
-    dated = {"cehr_bert", "cehr_bert_values"}
-    for good_for, refused in (("order", {*dated, "ethos", "flat"}), ("intervals", dated), (None, set())):
+    for good_for, refused in (("order", {"cehr_bert", "ethos", "flat"}), ("intervals", {"cehr_bert"}), (None, set())):
         if good_for:
             metadata["pseudo_dates"] = {"good_for": good_for, "text": "ages"}
         else:
@@ -185,3 +184,13 @@ def test_pseudo_dates_refuse_what_needs_dates(toy_meds: Path, tmp_path: Path) ->
                     prepare_tokens.prepare(copy, target, grammar)
             else:
                 prepare_tokens.prepare(copy, target, grammar)
+
+
+def test_cehr_bert_with_values_is_what_its_model_is_trained_on() -> None:
+    from ehrjax.core import config as configs
+
+    with_values = configs.to_dict(configs.from_argv(["--config=configs/tokens/cehr_bert.py:values"]))
+    trained_on = configs.to_dict(configs.from_argv(["--config=configs/cehr_bert.py"]))["embedded"]["recipe"]
+    # The synthetic hospital opens visits with one family of codes.
+    assert {**with_values, "visit_tokens": None} == {**trained_on, "visit_tokens": None, "rare": "unk", "min_events": 1}
+    assert set(trained_on["visit_tokens"]["types"]) <= set(with_values["visit_tokens"]["types"])

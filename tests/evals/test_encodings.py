@@ -11,6 +11,7 @@ import ehrjax
 from ehrjax.core.errors import InputError
 from ehrjax.data import rows, token_dataset
 from ehrjax.evals import encodings
+from ehrjax.metrics import similarity
 from tests.conftest import verb
 from tests.hf import born
 
@@ -127,7 +128,7 @@ def test_the_verb_streams_files_that_agree(run, toy_tokens, tmp_path, monkeypatc
     dataset = token_dataset.open_tokens(toy_tokens)
     everyone = np.concatenate([dataset.split(s).subject_ids for s in ("train", "tuning", "held_out")])
     assert files["parquet"].columns["subject_id"].tolist() == everyone.tolist()
-    near = encodings.nearest(files["npz"].vectors, 0, 3)
+    near = similarity.nearest(files["npz"].vectors, 0, 3)
     unit = files["npz"].vectors / np.linalg.norm(files["npz"].vectors, axis=1, keepdims=True)
     order = np.argsort(-(unit @ unit[0]))
     assert [i for i, _ in near] == [i for i in order.tolist() if i][:3]

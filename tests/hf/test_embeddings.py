@@ -11,7 +11,7 @@ import torch
 import ehrjax
 from ehrjax.core import trees
 from ehrjax.core.errors import InputError
-from ehrjax.hf import embeddings, resize, tables
+from ehrjax.hf import embeddings, tables
 from ehrjax.hf.embeddings import Embeddings
 from tests.conftest import verb
 from tests.hf import born, models
@@ -122,7 +122,7 @@ def test_vectors_go_into_a_run(tmp_path):
     _, share = tables.into_run(tmp_path / "run", Embeddings(vectors, codes), tmp_path / "new")
     assert share["all"]["tokens"] == pytest.approx(30 / 41)
     new = ehrjax.load(tmp_path / "new")
-    table, old = (trees.flatten(r.params)[resize.TABLE] for r in (new, run))
+    table, old = (trees.flatten(r.params)[trees.CODE_TABLE] for r in (new, run))
     for i, code in enumerate(born.CODES):
         row = run.vocabulary.ids[code]
         np.testing.assert_array_equal(table[row], vectors[i] if i < 30 else old[row])
@@ -130,7 +130,7 @@ def test_vectors_go_into_a_run(tmp_path):
     with pytest.raises(InputError, match="has 64 columns, the run's table 32; add --pca"):
         tables.into_run(tmp_path / "run", wide, tmp_path / "wide")
     tables.into_run(tmp_path / "run", wide, tmp_path / "wide", pca=True, rescale=True)
-    moved = trees.flatten(ehrjax.load(tmp_path / "wide").params)[resize.TABLE]
+    moved = trees.flatten(ehrjax.load(tmp_path / "wide").params)[trees.CODE_TABLE]
     assert moved[5:35].std() == pytest.approx(old[5:].std(), rel=0.05)
     with pytest.raises(InputError, match="No token of"):
         tables.into_run(tmp_path / "run", Embeddings(vectors[:1], ("zzz",)), tmp_path / "none")

@@ -8,6 +8,7 @@ import torch
 
 import ehrjax
 from ehrjax.core.errors import InputError
+from ehrjax.data import rows
 from ehrjax.hf import from_torch, source
 from tests.hf import torch_projects as projects
 
@@ -29,12 +30,6 @@ def places(run: str) -> tuple[np.ndarray, np.ndarray]:
     return ours, rows[ours]
 
 
-def batch(sequences: list[np.ndarray]) -> dict[str, np.ndarray]:
-    from ehrjax.hf import verify
-
-    return verify._packed(sequences)
-
-
 @pytest.mark.parametrize("case", CAUSAL)
 def test_causal_models(case, tmp_path):
     torch.manual_seed(1)
@@ -49,14 +44,13 @@ def test_causal_models(case, tmp_path):
     back = dict(zip(theirs, ours))
     generator = np.random.default_rng(0)
     sequences = [generator.choice(theirs, n) for n in (17, 1, 30)]
-    logits = np.asarray(run.logits(batch([np.array([back[t] for t in s]) for s in sequences])))[0]
-    at = 0
     for sequence in sequences:
+        batch = rows.collate([[back[t] for t in sequence], [back[t] for t in sequences[0]]], context_length=40)
+        mine = np.argwhere(batch["subject_id"] == 0)[0]
+        logits = np.asarray(run.logits(batch))[mine[0]][batch["segment_ids"][mine[0]] == mine[1] + 1]
         with torch.no_grad():
             expected = model(torch.tensor(sequence[None]))[0].numpy()
-        own = logits[at : at + len(sequence)]
-        np.testing.assert_allclose(own[:, ours], expected[:, theirs], atol=TOLERANCE)
-        at += len(sequence)
+        np.testing.assert_allclose(logits[:, ours], expected[:, theirs], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("embedding", [48, 32])
@@ -73,7 +67,7 @@ def test_behrt(embedding, tmp_path):
     generator = np.random.default_rng(0)
     codes = generator.choice(theirs[1:], 25)
     ages, visits = np.sort(generator.uniform(0, 99, 25)), np.sort(generator.integers(0, 9, 25))
-    made = batch([np.array([back[c] for c in codes])])
+    made = rows.collate([[back[c] for c in codes]], context_length=25)
     made["ages"][0], made["visit_ids"][0] = ages, visits
     with torch.no_grad():
         given = (torch.tensor(x[None]) for x in (codes, ages.astype(np.float32), visits))

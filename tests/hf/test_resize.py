@@ -34,8 +34,8 @@ def test_rows_move_with_their_tokens(name, tmp_path):
         for row, token in enumerate(wanted.strings):
             if sources[token] is not None:
                 np.testing.assert_array_equal(moved[row], old[run.vocabulary.ids[sources[token]]])
-    fresh = new_params[resize.TABLE][wanted.ids["NEW//1"]]
-    table = old_params[resize.TABLE]
+    fresh = new_params[trees.CODE_TABLE][wanted.ids["NEW//1"]]
+    table = old_params[trees.CODE_TABLE]
     assert 0.3 < fresh.std() / table.std() < 3 and not (table == fresh).all(axis=1).any()
 
 

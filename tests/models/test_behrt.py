@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ehrjax.core import precision, rng
@@ -63,7 +64,6 @@ def hidden(model, params, batch, **options: object) -> np.ndarray:
 
 
 def test_against_torch():
-    torch = pytest.importorskip("torch")
     model, params = made(num_layers=2)
     rows = [[subject(12, 1)], [subject(7, 2)], [subject(10, 3)]]
     batch = pack(rows, 12)
