@@ -59,6 +59,13 @@ def split(words: Words, shape: tuple[int, ...]) -> Words:
     return mixed, _mix(second, ~first, index)
 
 
+def fold_in(words: Words, number: Array) -> Words:
+    """The streams of `number` below each stream: as `jax.random.fold_in`, elementwise and cheap."""
+    first, second = words
+    mixed = _mix(first, second, number.astype(jnp.uint32))
+    return mixed, _mix(second, ~first, number.astype(jnp.uint32))
+
+
 def keep_mask(words: Words, shape: tuple[int, ...], rate: float) -> Bool[Array, " ..."]:
     """True with probability 1 - rate (to within 2**-32), elementwise; False is to be dropped."""
     return bits(words, shape) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))

@@ -83,6 +83,11 @@ def check(config: Config, context_length: int) -> None:
         settings.check_positions(config.max_positions, context_length)
 
 
+def most_places(config: Config) -> int | None:
+    """How many places a window can have when it is continued token by token; None: any number."""
+    return None
+
+
 class Model(nn.Module):
     """Hidden states of a packed batch."""
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from ehrjax.core.layers import Table, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy, matmul
-from ehrjax.models import settings
+from ehrjax.models import memory, settings
 
 FIELDS = ("tokens", "segment_ids")
 """The fields of a batch that the model reads."""
@@ -51,6 +51,11 @@ def sees_future(config: Config) -> bool:
 
 def check(config: Config, context_length: int) -> None:
     """Any context will do."""
+
+
+def most_places(config: Config) -> int | None:
+    """How many places a window can have when it is continued token by token; None: any number."""
+    return None
 
 
 class Model(nn.Module):
@@ -122,15 +127,29 @@ class Recurrence(nn.Module):
         # What does not wait for the state is one matmul over all places.
         given = matmul(x, inputs, self.policy).astype(jnp.float32) + bias
 
+        remembers = self.has_variable(memory.MEMORY, "hidden")
+        if remembers:
+            resets = jnp.zeros_like(resets)
+
         def step(state: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
             hidden, cell = (jnp.where(now[1][:, None], 0.0, part) for part in state)
             gates = now[0] + matmul(hidden, recurrent, self.policy).astype(jnp.float32)
             i, f, g, o = jnp.split(gates, 4, axis=-1)
             cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
             hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
-            return (hidden, cell), hidden
+            return (hidden, cell), (hidden, cell)
 
         zeros = jnp.zeros((x.shape[0], self.units), jnp.float32)
+        first = (zeros, zeros)
+        if remembers:
+            first = tuple(self.get_variable(memory.MEMORY, name) for name in ("hidden", "cell"))
         along = (given.swapaxes(0, 1), resets.swapaxes(0, 1))
-        _, out = jax.lax.scan(step, (zeros, zeros), along, reverse=self.reverse, unroll=_UNROLL)
-        return out.swapaxes(0, 1).astype(self.policy.residual)
+        last, (out, cells) = jax.lax.scan(step, first, along, reverse=self.reverse, unroll=_UNROLL)
+        out, cells = out.swapaxes(0, 1), cells.swapaxes(0, 1)
+        if remembers:
+            for name, value in zip(("hidden", "cell"), last):
+                self.put_variable(memory.MEMORY, name, value)
+        elif self.is_mutable_collection(memory.KEPT):
+            self.sow(memory.KEPT, "hidden", out)
+            self.sow(memory.KEPT, "cell", cells)
+        return out.astype(self.policy.residual)

@@ -14,6 +14,7 @@ from ehrjax.core import layers as norms
 from ehrjax.core import precision
 from ehrjax.core.layers import ACTIVATIONS, Dense, activate, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
+from ehrjax.models import memory
 from ehrjax.models.attention import IMPLEMENTATIONS, attend, attention_weights
 
 Initializer = Callable[..., Any]
@@ -67,6 +68,11 @@ class SelfAttention(nn.Module):
         q, k, v = self._projected(x)
         if self.rotary:
             q, k = (turned(part, positions, self.rotary) for part in (q, k))
+        if self.has_variable(memory.MEMORY, "own_keys"):
+            return self._out(x, self._remembered(q, k, v))
+        if self.is_mutable_collection(memory.KEPT):
+            self.sow(memory.KEPT, "keys", k)
+            self.sow(memory.KEPT, "values", v)
         if k.shape[2] != self.num_heads:
             k, v = (jnp.repeat(part, self.num_heads // k.shape[2], axis=2) for part in (k, v))
         if self.is_mutable_collection(WEIGHTS):
@@ -83,8 +89,18 @@ class SelfAttention(nn.Module):
             deterministic=dropout_key is None,
             implementation=self.implementation,
         )
+        return self._out(x, out)
+
+    def _out(self, x: Array, out: Float[Array, "batch length heads k"]) -> Float[Array, "batch length d"]:
         joined = out.reshape(*x.shape[:2], -1)
         return Dense(x.shape[-1], self.policy, self.out_init, self.use_bias, name="out")(joined)
+
+    def _remembered(self, q: Array, k: Array, v: Array) -> Float[Array, "batch 1 heads k"]:
+        """Attention of one token over what MEMORY holds, which then holds this token too."""
+        out, new = memory.attend(q, k, v, dict(self.variables[memory.MEMORY]))
+        for name, value in new.items():
+            self.put_variable(memory.MEMORY, name, value)
+        return out
 
     def _projected(self, x: Float[Array, "batch length d"]) -> list[Float[Array, "batch length heads k"]]:
         """Queries, keys and values, in one matmul where they are equally wide."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,12 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
     return inserted(events, before=[rows])
 
 
+def are(strings: Sequence[str], settings: Settings) -> np.ndarray:
+    """[N] bool: which strings are tokens of this step."""
+    pattern = re.compile(_PATTERNS[settings.kind])
+    return np.array([pattern.fullmatch(string) is not None for string in strings], bool)
+
+
 def _cehr_bert(gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     days = gap // DAY
     weeks, months = _label("W", days // 7), _label("M", days // 30)
@@ -122,4 +129,10 @@ KINDS: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
     "day": _day,
     "mix": _mix,
     "ethos": _ethos,
+}
+_PATTERNS = {
+    "cehr_bert": r"W-?\d+|M\d+|LT",
+    "day": r"D-?\d+|LT",
+    "mix": r"[DWM]-?\d+|LT",
+    "ethos": "|".join(map(re.escape, [name for name, _ in ETHOS] + [SIX_MONTHS])),
 }

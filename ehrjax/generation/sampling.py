@@ -1,0 +1,83 @@
+"""From scores to the next token: temperature, top-k, top-p, and a draw that depends on its own row alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt32
+
+from ehrjax.core import rng
+from ehrjax.core.errors import InputError
+
+# Far below any score, yet finite.
+_NEVER = -1e30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a token is drawn.
+
+    Attributes:
+      temperature: scores are divided by it; 0 takes the best token (of equal ones the lowest id).
+      top_k: only the k best tokens can be drawn; 0: all.
+      top_p: only the best tokens whose probabilities add up to p at least (Holtzman et al. 2020); 1: all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise InputError(f"temperature is {self.temperature}; it must not be negative.")
+        if self.top_k < 0:
+            raise InputError(f"top_k is {self.top_k}; it must be at least 0 (0: all tokens).")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+
+
+def log_probabilities(logits: Float[Array, "rows v"], settings: Settings) -> Float[Array, "rows v"]:
+    """The distribution that is drawn from, float32; what cannot be drawn is below -1e29.
+
+    With a temperature of 0 it is that of temperature 1: `draw` takes its best.
+    """
+    logits = logits.astype(jnp.float32) / (settings.temperature or 1.0)
+    if 0 < settings.top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, settings.top_k)[0][:, -1:]
+        logits = jnp.where(logits < least, _NEVER, logits)
+    if settings.top_p < 1:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        # A token stays if those before it do not reach p yet.
+        stays = jnp.cumsum(probabilities, axis=-1) - probabilities < settings.top_p
+        least = jnp.min(jnp.where(stays, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < least, _NEVER, logits)
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def noise(first: UInt32[Array, " rows"], second: UInt32[Array, " rows"], width: int) -> Float[Array, "rows v"]:
+    """Gumbel noise: element (i, j) depends on the two words of row i and on j only."""
+    bits = rng.bits((first[:, None], second[:, None]), (1, width))
+    # In (0, 1): 2^-25 .. 1 - 2^-25, so that no logarithm is infinite.
+    uniform = ((bits >> 8).astype(jnp.float32) + 0.5) * (1.0 / (1 << 24))
+    return -jnp.log(-jnp.log(uniform))
+
+
+def draw(
+    log_probabilities: Float[Array, "rows v"],
+    first: UInt32[Array, " rows"],
+    second: UInt32[Array, " rows"],
+    settings: Settings,
+) -> Int[Array, " rows"]:
+    """One token a row: the best of log-probability + Gumbel noise (Maddison et al. 2014), which is a fair draw."""
+    if settings.temperature == 0:
+        return jnp.argmax(log_probabilities, axis=-1).astype(jnp.int32)
+    drawn = log_probabilities + noise(first, second, log_probabilities.shape[-1])
+    return jnp.argmax(drawn, axis=-1).astype(jnp.int32)
+
+
+def uniform(first: UInt32[Array, " rows"], second: UInt32[Array, " rows"]) -> Float[Array, " rows"]:
+    """One number in (0, 1) a row, from the row's two words."""
+    return ((rng.bits((first, second), (1,)) >> 8).astype(jnp.float32) + 0.5) * (1.0 / (1 << 24))
