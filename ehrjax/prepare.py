@@ -6,37 +6,12 @@ import argparse
 import contextlib
 import importlib
 import pkgutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 
 from ehrjax.core import config as configs
-from ehrjax.core import memory, remote
+from ehrjax.core import memory, progress, remote
 from ehrjax.core.errors import InputError, exits_cleanly
-
-
-def _progress() -> tuple[object, Callable[[str, int, int], None]]:
-    """A rich progress bar on stderr and the callback that moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-    )
-    tasks: dict[str, int] = {}
-
-    def advance(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done, total=total)
-
-    return bar, advance
-
 
 # Sources whose events are tokens already: they become a token dataset at once.
 TOKEN_SOURCES = {"tokens": "ehrjax.data.token_files"}
@@ -61,7 +36,7 @@ def synthetic(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Writes the synthetic hospital as a MEDS dataset."""
     from ehrjax.ingest import synthetic as hospital
 
-    bar, advance = _progress()
+    bar, advance = progress.bar()
     with bar:
         summary = hospital.write(
             args.output,
@@ -79,7 +54,7 @@ def download(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Fetches an open dataset, checked by its published checksums."""
     from ehrjax.ingest import download as downloads
 
-    bar, advance = _progress()
+    bar, advance = progress.bar()
     with bar:
         summary = downloads.download(
             args.source, args.output, progress=lambda done, total: advance("downloading files", done, total)
@@ -94,7 +69,7 @@ def events(args: argparse.Namespace, rest: Sequence[str]) -> None:
         raise InputError(f"There is no source {args.source!r}; the sources are {', '.join(known)}.")
     reader = importlib.import_module(known[args.source])
     settings = configs.from_options(getattr(reader, "Settings", None), rest, verb=f"the source {args.source}")
-    bar, advance = _progress()
+    bar, advance = progress.bar()
     with bar:
         summary = reader.read(args.input, args.output, *settings, progress=advance)
     _print_summary(summary)
@@ -107,7 +82,7 @@ def tokens(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from ehrjax.vocab import recipe
 
     chosen = recipe.from_config(configs.from_argv(rest))
-    bar, advance = _progress()
+    bar, advance = progress.bar()
     with bar:
         info = prepare_tokens.prepare(
             args.input,
@@ -128,7 +103,7 @@ def tfds(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if args.back:
         publishing.read_back(args.input, args.output)
         return
-    bar, advance = _progress()
+    bar, advance = progress.bar()
     with bar:
         found = publishing.write(args.input, args.output, name=args.name, progress=advance)
     _print_summary({"dataset": str(found)})
@@ -138,7 +113,7 @@ def inspect(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Writes a page that shows a MEDS dataset or a token dataset."""
     from ehrjax.evals import dataset_page
 
-    bar, advance = _progress()
+    bar, advance = progress.bar()
     with bar:
         page = dataset_page.write(args.input, args.output, subject=args.timeline, progress=advance)
     _print_summary({"page": str(page)})
@@ -149,7 +124,7 @@ def labels(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from ehrjax.ingest.labels import making, settings
 
     chosen = settings.from_arguments(args.task, rest)
-    bar, advance = _progress()
+    bar, advance = progress.bar()
     with bar:
         info = making.make(args.input, args.output, chosen, progress=advance)
     _print_summary({"labels": f"{args.output}/{chosen.name}", **info["splits"]})

@@ -1,14 +1,14 @@
 """The decoding loop on the device: many rows, one token a step, each row ending for itself.
 
-Rows stand in groups; a group shares one prompt, computed once. All of it is pure functions of a state (a pytree), so that
-the scheduler (schedule.py) may start rows, give groups new prompts and read what happened between chunks of steps.
+Rows stand in groups; a group shares one prompt, computed once. All of it is pure functions of a state (a pytree), so
+that the scheduler (schedule.py) may start rows, give groups new prompts and read what happened between chunks.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ehrjax.core import rng, trees
 from ehrjax.core.errors import InputError
+from ehrjax.core.precision import contract
 from ehrjax.generation import memories, sampling
 from ehrjax.models.memory import KEPT, MEMORY
 
@@ -78,8 +79,8 @@ def limits(run: Any, max_tokens: int, **others: Any) -> Limits:
     lacking = set(run.parts.fields) - _GIVEN - {"anchors"}
     if objective != "next_token" or not hasattr(module, "most_places") or lacking:
         raise InputError(
-            f"A run of the model {name} with the objective {objective} cannot continue a sequence; train a causal model "
-            "(gpt2, decoder, lstm) with next_token."
+            f"A run of the model {name} with the objective {objective} cannot continue a sequence; train a causal "
+            "model (gpt2, decoder, lstm) with next_token."
         )
     places = module.most_places(run.model.config) or 0
     own = getattr(run.model.config, "window", None)
@@ -88,21 +89,38 @@ def limits(run: Any, max_tokens: int, **others: Any) -> Limits:
     return Limits(max_tokens, window=window, positions=places, **others)
 
 
-class Decoder:
-    """The functions of a run, compiled once a shape; see `start`, `attach`, `begin`, `steps`."""
+def of_run(run: Any, limits: Limits, settings: sampling.Settings, tables: Tables) -> Decoder:
+    """The decoder of a run as `ehrjax.load` gives it."""
+    changes: dict[str, Any] = {"scan": False} if hasattr(run.model.config, "scan") else {}
+    if hasattr(run.model.config, "max_positions") and not limits.positions:
+        # Sinusoids of any place: their table is made to order, it is no parameter.
+        changes["max_positions"] = run.model.config.max_positions + limits.max_tokens + 1
+    model = type(run.model)(dataclasses.replace(run.model.config, **changes), run.model.policy)
+    fields = tuple(name for name in run.parts.fields if name != "anchors")
+    return Decoder(model, run.objective.head(), trees.unstack(run.params), fields, limits, settings, tables)
 
-    def __init__(self, run: Any, *, limits: Limits, settings: sampling.Settings, tables: Tables) -> None:
-        """run: as `ehrjax.load` gives it."""
+
+class Decoder:
+    """A model with its head as functions that are compiled once a shape; see `empty`, `attach`, `begin`, `steps`."""
+
+    def __init__(
+        self,
+        model: Any,
+        head: Any,
+        params: Any,
+        fields: Sequence[str],
+        limits: Limits,
+        settings: sampling.Settings,
+        tables: Tables,
+    ) -> None:
+        """model: a causal one that keeps its memory (models/memory.py), with unstacked layers; params: {"model": ...,
+        "head": ...}; fields: of a batch that the model reads."""
         self.limits, self.settings = limits, settings
         self.tables = Tables(*(jnp.asarray(table) for table in tables))
-        changes: dict[str, Any] = {"scan": False} if hasattr(run.model.config, "scan") else {}
-        if hasattr(run.model.config, "max_positions") and not limits.positions:
-            # Sinusoids of any place: their table is made to order, it is no parameter.
-            changes["max_positions"] = run.model.config.max_positions + limits.max_tokens + 1
-        self._model = type(run.model)(dataclasses.replace(run.model.config, **changes), run.model.policy)
-        self._head = run.objective.head()
-        self._fields = set(run.parts.fields) - {"anchors"}
-        self.params = jax.device_put(trees.unstack(run.params))
+        self._model, self._head, self._fields = model, head, tuple(fields)
+        self._eventful = np.flatnonzero(np.asarray(tables.tasks).any(axis=0))
+        self._horizons = sorted(set(np.asarray(tables.horizons).tolist()))
+        self.params = jax.device_put(params)
         self.prefill = jax.jit(self._prefill)
         self.attach = jax.jit(self._attach, donate_argnums=0)
         self.begin = jax.jit(self._begin, donate_argnums=0)
@@ -155,12 +173,22 @@ class Decoder:
         }
 
     def _attach(
-        self, state: State, hidden: Array, prompts: memories.Memory, about: Mapping[str, Array], index: Array, group: Array
+        self,
+        state: State,
+        hidden: Array,
+        prompts: memories.Memory,
+        about: Mapping[str, Array],
+        index: Array,
+        group: Array,
     ) -> State:
         """Gives a group another prompt: entry `index` of what `prefill` returned, and of `about` (the prompts'
         length, age in years and minutes since the window's start at the last token, and silence: minutes from there to
         the prediction time)."""
-        prompt = {name: values.at[group].set(about[name][index]) for name, values in state["prompt"].items() if name != "hidden"}
+        prompt = {
+            name: values.at[group].set(about[name][index])
+            for name, values in state["prompt"].items()
+            if name != "hidden"
+        }
         prompt["hidden"] = state["prompt"]["hidden"].at[group].set(hidden[index])
         return {**state, "prompt": prompt, "memory": memories.attach(state["memory"], prompts, index, group)}
 
@@ -217,16 +245,15 @@ class Decoder:
         row, prompt = state["row"], self._prompts_of_rows(state)
         going = row["alive"] & ~row["full"]
         logits = self._logits(params, row["hidden"])
-        scores = sampling.log_probabilities(jnp.where(tables.never, -1e30, logits), self.settings)
+        scores = sampling.scores(jnp.where(tables.never, -1e30, logits), self.settings)
         words = rng.fold_in((row["first"], row["second"]), row["tries"] * self.limits.max_tokens + row["drawn"])
         token = sampling.draw(scores, *rng.fold_in(words, jnp.uint32(1)), self.settings)
-        quantile = sampling.uniform(*rng.fold_in(words, jnp.uint32(2))) * len(tables.gaps)
-        gaps = tables.gaps[quantile.astype(jnp.int32)]  # [R, V]
-        clock = _later(row["clock"], jnp.take_along_axis(gaps, token[:, None], axis=1)[:, 0])
+        quantile = (sampling.uniform(*rng.fold_in(words, jnp.uint32(2))) * len(tables.gaps)).astype(jnp.int32)
+        clock = _later(row["clock"], tables.gaps[quantile, token])
 
         again = going & ~tables.is_time[token] & (clock <= prompt["silence"]) & (row["tries"] < self.limits.max_tries)
         drew = going & ~again
-        row = {**row, **self._accounts(tables, row, prompt["silence"], scores, gaps, token, clock, drew)}
+        row = {**row, **self._accounts(tables, row, prompt["silence"], scores, quantile, token, clock, drew)}
         row["clock"] = jnp.where(drew, clock, row["clock"])
         row["drawn"] = row["drawn"] + drew
         row["tries"] = row["tries"] + again
@@ -242,22 +269,25 @@ class Decoder:
         table = trees.flatten(params).get(trees.CODE_TABLE)
         return self._head.apply({"params": params.get("head", {})}, hidden, table)
 
-    def _accounts(self, tables, row, silence, scores, gaps, token, clock, drew) -> dict[str, Array]:
+    def _accounts(self, tables, row, silence, scores, quantile, token, clock, drew) -> dict[str, Array]:
         """Which tasks' events have happened, and how often they were to be expected (estimators.py).
 
         While it is open whether the row begins anew, the event itself is counted and not its probability.
         """
-        probabilities = jnp.exp(scores)
+        if not len(tables.horizons):
+            return {}
         open_ = drew[:, None] & ~row["happened"]
         hit = open_ & tables.tasks[:, token].T & self._within(tables, silence, clock)
-        sure = row["clock"] > silence
-        times = _later(row["clock"][:, None], gaps)
-        expected = []
-        for task, horizon in enumerate(tables.horizons):
-            inside = (times > silence[:, None]) & (times - silence[:, None] <= horizon)
-            expected.append(jnp.where(tables.tasks[task] & inside, probabilities, 0.0).sum(axis=1))
-        expected = jnp.stack(expected, axis=1) if expected else jnp.zeros_like(row["expected"])
-        added = jnp.where(sure[:, None], expected, hit.astype(jnp.float32))
+        # Only the tokens of events are looked at, not the whole vocabulary.
+        probabilities = jnp.exp(scores[:, self._eventful] - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
+        times = _later(row["clock"][:, None], tables.gaps[quantile][:, self._eventful]) - silence[:, None]
+        expected = jnp.zeros_like(row["expected"])
+        for horizon in self._horizons:
+            inside = jnp.where((times > 0) & (times <= horizon), probabilities, 0.0)
+            own = tables.tasks[:, self._eventful] & (tables.horizons == horizon)[:, None]
+            expected = expected + contract("re,te->rt", inside, own.astype(jnp.float32), jnp.float32)
+        sure = (row["clock"] > silence)[:, None]
+        added = jnp.where(sure, expected, hit.astype(jnp.float32))
         return {
             "happened": row["happened"] | hit,
             "expected": row["expected"] + jnp.where(open_, added, 0.0),

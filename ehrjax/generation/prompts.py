@@ -18,7 +18,7 @@ MOST_MINUTES = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Prompt:
-    """A subject's static tokens and its tokens `start:stop` (indices as in data.windows), asked at `prediction_time`."""
+    """A subject's static tokens and its tokens `start:stop` (as in data.windows), asked at `prediction_time`."""
 
     subject: Subject
     start: int
@@ -65,8 +65,8 @@ def make(splits: Sequence[Split], asked: pl.DataFrame, *, most: int) -> list[Pro
     for subject_id, time in zip(asked["subject_id"].to_list(), times):
         if subject_id not in places:
             raise InputError(
-                f"Subject {subject_id} is asked about but is not in the token dataset ({', '.join(s.name for s in splits)});"
-                " prepare its tokens, or leave its rows out."
+                f"Subject {subject_id} is asked about but is not in the token dataset "
+                f"({', '.join(s.name for s in splits)}); prepare its tokens, or leave its rows out."
             )
         split, index = places[subject_id]
         subject = split.subject(index)
@@ -74,8 +74,8 @@ def make(splits: Sequence[Split], asked: pl.DataFrame, *, most: int) -> list[Pro
         stop = static + int(np.searchsorted(subject.times[static:], time, side="right"))
         if stop == 0:
             raise InputError(
-                f"Subject {subject_id} has nothing on record by {asked['prediction_time'][len(prompts)]}: the prompt would "
-                "be empty; leave this row out."
+                f"Subject {subject_id} has nothing on record by {asked['prediction_time'][len(prompts)]}: the prompt "
+                "would be empty; leave this row out."
             )
         if static >= most:
             raise InputError(f"Subject {subject_id} has {static} static tokens, no room in a prompt of {most}.")
@@ -84,7 +84,7 @@ def make(splits: Sequence[Split], asked: pl.DataFrame, *, most: int) -> list[Pro
 
 
 def batch(prompts: Sequence[Prompt], width: int, size: int) -> tuple[Batch, dict[str, np.ndarray]]:
-    """Prompts as a device batch [size, width], one a row, and what the loop must know of each (decode.Decoder.attach)."""
+    """Prompts as a device batch [size, width], one a row, and what `decode.Decoder.attach` must know of each."""
     host = rows.empty(size, width, 1)
     about = {
         "length": np.ones(size, np.int32),

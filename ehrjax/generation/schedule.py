@@ -68,12 +68,14 @@ def run(
 ) -> Iterator[Trajectory]:
     """Samples every prompt `samples` times; trajectories come as they end.
 
-    What a trajectory holds depends on (parameters, settings, seed, subject, prediction time, sample) alone, not on which
-    others are under way.
+    What a trajectory holds depends on (parameters, settings, seed, subject, prediction time, sample) alone, not on
+    which others are under way.
     """
     widths = np.array([_at_least(WIDTHS, len(prompt)) for prompt in prompts], np.int64)
     for width in sorted(set(widths.tolist())):
-        yield from _Bucket(decoder, prompts, np.flatnonzero(widths == width), width, samples, seed, shape, progress).run()
+        yield from _Bucket(
+            decoder, prompts, np.flatnonzero(widths == width), width, samples, seed, shape, progress
+        ).run()
 
 
 class _Bucket:

@@ -6,8 +6,9 @@ KEPT: where a caller makes it mutable, a pass over whole windows leaves there wh
 `values` [B, L, kv, K] of each attention, the states [B, L, units] of each recurrence.
 
 MEMORY: where a caller provides it, the model is given one token a row ([R, 1]) and reads the past from there.
- - attention: `prompt_keys`, `prompt_values` [G, kv, P, K], which R // G neighbouring rows share; `own_keys`, `own_values`
-   [R, kv, C, K], a ring whose slot `slot` is written now; `prompt_visible` [R, P], `own_visible` [R, C] bool.
+ - attention: `prompt_keys`, `prompt_values` [G, kv, P, K], which R // G neighbouring rows share; `own_keys`,
+   `own_values` [R, kv, C, K], a ring whose slot `slot` is written now; `prompt_visible` [R, P] and `own_visible` [R, C]
+   bool.
  - recurrence: `hidden`, `cell` [R, units].
 """
 

@@ -75,4 +75,4 @@ def tables(vocabulary: Any, **changes: np.ndarray) -> decode.Tables:
 def decoder(opened: runs.Run, *, max_tokens: int = 40, **limits: Any) -> decode.Decoder:
     settings = limits.pop("settings", sampling.Settings())
     given = limits.pop("tables", None) or tables(opened.vocabulary)
-    return decode.Decoder(opened, limits=decode.limits(opened, max_tokens, **limits), settings=settings, tables=given)
+    return decode.of_run(opened, decode.limits(opened, max_tokens, **limits), settings, given)
