@@ -37,7 +37,7 @@ def generate(args: argparse.Namespace) -> None:
     any_time = events.NO_HORIZON if horizon is None else horizon
     stops = events.ends(run.vocabulary, args.stop)
     splits = [dataset.split(name) for name in _splits(args.split)]
-    asked, known = _asked(args, splits, run, horizon)
+    asked, known, truth_of = _asked(args, splits, run, horizon)
     chosen = [events.parse(text, run.vocabulary, any_time) for text in args.task]
     if not chosen and known is not None:
         chosen = [known]
@@ -48,8 +48,12 @@ def generate(args: argparse.Namespace) -> None:
         ]
     if len({event.name for event in chosen}) < len(chosen):
         raise InputError("Two tasks have one name; give each --task=NAME=... its own.")
-    if args.labels is not None and len(chosen) > 1:
-        asked = asked.drop("boolean_value", strict=False)
+    if "boolean_value" in asked.columns and chosen and truth_of not in {event.name for event in chosen}:
+        if len(chosen) > 1:
+            raise InputError(
+                f"Which of the tasks do the labels {args.labels} answer? Call it {truth_of}: --task={truth_of}=..."
+            )
+        truth_of = chosen[0].name
     if not chosen and args.no_trajectories:
         raise InputError("There is nothing to tell: --no_trajectories needs --task, --stop or labels of a known task.")
     shape = schedule.Shape(
@@ -82,14 +86,23 @@ def generate(args: argparse.Namespace) -> None:
     begun = time.perf_counter()
     with bar:
         summary = generating.generate(
-            run, asked, made, args.output, settings, ticks=ticks, stops=stops, events=chosen, progress=advance
+            run,
+            asked,
+            made,
+            args.output,
+            settings,
+            ticks=ticks,
+            stops=stops,
+            events=chosen,
+            truth_of=truth_of,
+            progress=advance,
         )
     seconds = time.perf_counter() - begun
     _tell(args, summary, seconds)
 
 
-def _asked(args: argparse.Namespace, splits: Sequence[Any], run: Any, horizon: int | None) -> tuple[Any, Any]:
-    """(subject_id, prediction_time, perhaps boolean_value), and the event that a label folder asks about."""
+def _asked(args: argparse.Namespace, splits: Sequence[Any], run: Any, horizon: int | None) -> tuple[Any, Any, str]:
+    """(subject_id, prediction_time, perhaps boolean_value); the event that a label folder asks about; its name."""
     import polars as pl
 
     from ehrjax.generation import asking, events
@@ -102,7 +115,7 @@ def _asked(args: argparse.Namespace, splits: Sequence[Any], run: Any, horizon: i
         tokens = None
         if args.at.startswith(asking.AFTER):
             tokens = events.tokens_of(run.vocabulary, [args.at.removeprefix(asking.AFTER)], where="--at")
-        asked, known = asking.at(splits, args.at, tokens=tokens, offset=offset), None
+        asked, known, name = asking.at(splits, args.at, tokens=tokens, offset=offset), None, ""
     else:
         if offset:
             raise InputError("--offset goes with --at; labels have prediction times of their own.")
@@ -115,8 +128,9 @@ def _asked(args: argparse.Namespace, splits: Sequence[Any], run: Any, horizon: i
         asked = frame.select(columns).unique(["subject_id", "prediction_time"], keep="first", maintain_order=True)
         if not len(asked):
             raise InputError(f"{args.labels} has no label in {', '.join(names)}; choose another --split.")
-        known = events.of_labels(labels.info, labels.name, run.vocabulary, horizon)
-    return (asked.head(args.limit) if args.limit else asked), known
+        name = labels.name
+        known = events.of_labels(labels.info, name, run.vocabulary, horizon)
+    return (asked.head(args.limit) if args.limit else asked), known, name
 
 
 def _splits(text: str) -> tuple[str, ...]:
@@ -143,7 +157,7 @@ def _tell(args: argparse.Namespace, summary: dict[str, Any], seconds: float) -> 
         risks = pl.read_parquet(path)
         for (name,), rows in risks.group_by("task", maintain_order=True):
             print(
-                f"{name}: mean risk {rows['expected'].mean():.4f} (Monte-Carlo error {_mean(rows['expected_error'])}; "
+                f"{name}: mean risk {rows['combined'].mean():.4f} (Monte-Carlo error {_mean(rows['combined_error'])}; "
                 f"by counting {rows['count'].mean():.4f}, error {_mean(rows['count_error'])}); "
                 f"{100 * rows['truncated'].mean():.1f} % of the trajectories ran out of tokens first"
             )
@@ -179,7 +193,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--horizon", default="", help="how far a trajectory goes and within what time tasks count: 30d, 2y, 24h")
     add("--stop", nargs="*", default=[], metavar="CODE", help="codes, or regular expressions, that end a trajectory")
     add("--task", action="append", default=[], metavar="NAME=CODE[@HORIZON]", help="an event whose risk is told")
-    add("--estimator", choices=("expected", "count"), default="expected", help="whose risks are the predictions")
+    add(
+        "--estimator",
+        choices=("combined", "expected", "count"),
+        default="combined",
+        help="whose risks are the predictions",
+    )
     add("--temperature", type=float, default=1.0)
     add("--top_k", type=int, default=0)
     add("--top_p", type=float, default=1.0)

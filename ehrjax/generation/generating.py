@@ -31,7 +31,7 @@ class Settings:
     sampling: how tokens are drawn.
     shape: how many rows decode at once.
     trajectories: whether they are written; otherwise a row ends once every event has happened.
-    estimator: whose risks are the predictions, 'expected' or 'count'.
+    estimator: whose risks are the predictions: 'combined', 'expected' or 'count'.
     prompt_tokens: of a prompt at most; 0: as many as leave room (see `room`).
     """
 
@@ -41,7 +41,7 @@ class Settings:
     sampling: sampling.Settings = sampling.Settings()
     shape: schedule.Shape = schedule.Shape()
     trajectories: bool = True
-    estimator: str = "expected"
+    estimator: str = "combined"
     prompt_tokens: int = 0
 
 
@@ -67,6 +67,7 @@ def generate(
     ticks: clock.Clock,
     stops: np.ndarray,
     events: Sequence[Event],
+    truth_of: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Samples futures of every prompt and writes the folder `output` (outputs.py).
@@ -82,6 +83,7 @@ def generate(
       ticks: how tokens move the clock.
       stops: [V] bool, tokens that end a trajectory.
       events: whose risks are told; the largest horizon ends a trajectory.
+      truth_of: the event that boolean_value is the truth of.
       progress: called with (what, done, total).
 
     Returns:
@@ -127,7 +129,7 @@ def generate(
                 every["end"].to_numpy(),
                 len(made),
             )
-            outputs.write_risks(folder, asked, events, risks, settings.estimator)
+            outputs.write_risks(folder, asked, events, risks, settings.estimator, truth_of)
         told = outputs.rollouts(made, (t for path in paths for t in outputs.read_block(path)), stops, vocabulary)
         told.write_parquet(folder / "rollouts.parquet")
         summary = _summary(run, settings, made, every, told, events, stops)

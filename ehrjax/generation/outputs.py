@@ -1,7 +1,7 @@
 """What generation leaves behind: trajectories as MEDS, risks, predictions, rollouts.
 
 DIR/trajectories/0000.parquet     one file a sample: MEDS events, `prediction_time` added
-DIR/risks.parquet                 subject_id, prediction_time, task, horizon_days, two estimates with errors, truncated
+DIR/risks.parquet                 subject_id, prediction_time, task, horizon_days, three estimates, errors, truncated
 DIR/predictions/TASK.parquet      the MEDS prediction schema (meds-evaluation), with the label where there is one
 DIR/rollouts.parquet              which stop token comes first, in truth and in the samples
 DIR/generation.json               settings and counts
@@ -135,8 +135,10 @@ class Trajectories:
             self._writers[sample].write_table(table.cast(TRAJECTORY))
 
 
-def write_risks(folder: Path, asked: pl.DataFrame, events: Sequence[Event], risks: Risks, estimator: str) -> None:
-    """Writes risks.parquet, and predictions/TASK.parquet by the estimator `expected` or `count`.
+def write_risks(
+    folder: Path, asked: pl.DataFrame, events: Sequence[Event], risks: Risks, estimator: str, truth_of: str
+) -> None:
+    """Writes risks.parquet, and predictions/TASK.parquet by an estimator: `combined`, `expected` or `count`.
 
     Args:
       folder: where to.
@@ -144,6 +146,7 @@ def write_risks(folder: Path, asked: pl.DataFrame, events: Sequence[Event], risk
       events: the columns of `risks`.
       risks: see estimators.py.
       estimator: whose probabilities are the predictions (clipped to 1).
+      truth_of: the event that boolean_value is the truth of.
     """
     keys = asked.select("subject_id", "prediction_time")
     frames = []
@@ -154,6 +157,8 @@ def write_risks(folder: Path, asked: pl.DataFrame, events: Sequence[Event], risk
             "count_error": risks.count_error,
             "expected": risks.expected,
             "expected_error": risks.expected_error,
+            "combined": risks.combined,
+            "combined_error": risks.combined_error,
             "truncated": risks.truncated,
         }
         columns = [pl.Series(name, values[:, task]) for name, values in numbers.items()]
@@ -163,11 +168,10 @@ def write_risks(folder: Path, asked: pl.DataFrame, events: Sequence[Event], risk
             )
         )
         probability = np.clip(getattr(risks, estimator)[:, task], 0, 1)
-        truth = asked.select(pl.col("boolean_value").cast(pl.Boolean)) if "boolean_value" in asked.columns else None
+        known = event.name == truth_of and "boolean_value" in asked.columns
+        truth = asked["boolean_value"] if known else pl.repeat(None, len(keys), eager=True)
         prediction = keys.with_columns(
-            (truth["boolean_value"] if truth is not None else pl.Series([None] * len(keys), dtype=pl.Boolean)).alias(
-                "boolean_value"
-            ),
+            truth.cast(pl.Boolean).alias("boolean_value"),
             pl.Series("predicted_boolean_value", probability >= 0.5),
             pl.Series("predicted_boolean_probability", probability),
         )

@@ -218,10 +218,11 @@ def main() -> None:
                 f"{name}: {span(values, ',.0f')} tokens/s, "
                 f"{span([v / args.new for v in values], ',.2f')} trajectories/s{ratio}"
             )
+        reached = 100 * statistics.median(speeds["ehrjax"]) / least["tokens_s"]
         print(
             f"floor: {least['tokens_s']:,.0f} tokens/s at {least['bandwidth_gb_s']:.1f} GB/s and "
             f"{least['gflop_s']:.0f} GFLOP/s ({least['megabytes_a_step']:.0f} MB and "
-            f"{least['megaflop_a_step']:.0f} MFLOP a step); ehrjax reaches {100 * statistics.median(speeds['ehrjax']) / least['tokens_s']:.0f} % of it",
+            f"{least['megaflop_a_step']:.0f} MFLOP a step); ehrjax reaches {reached:.0f} % of it",
             flush=True,
         )
     if args.output:

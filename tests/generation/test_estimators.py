@@ -135,13 +135,15 @@ VARIED[:, E] = 0, 9000
 def test_risks_are_those_of_the_chain(start, horizon, silence, budget, gaps):
     true = truth(start, horizon, silence, budget, gaps)
     found = sampled(start, silence, 20_000, budget, tables(horizon, gaps))
-    for value, error in ((found.count, found.count_error), (found.expected, found.expected_error)):
+    for name in ("count", "expected", "combined"):
+        value, error = getattr(found, name), getattr(found, f"{name}_error")
         assert abs(value[0, 0] - true) < 4 * error[0, 0], (value, error, true)
     assert 0.05 < true < 0.95
     assert (found.truncated[0, 0] > 0) == (budget == 3)
     # Fewer samples for the same error, wherever a path is more than a single step.
     if budget > 3:
         assert found.expected_error[0, 0] < 0.9 * found.count_error[0, 0]
+        assert found.combined_error[0, 0] <= found.expected_error[0, 0]
 
 
 def test_bad_horizon():
