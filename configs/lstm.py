@@ -3,7 +3,8 @@
     python -m ehrjax.train --config=configs/lstm.py --workdir=runs/lstm
     python -m ehrjax.train --config=configs/lstm.py:smoke --workdir=runs/smoke       # CPU, under 30 s
 
-Arguments: base (default), masked (bidirectional, by masked-code modelling), smoke.
+Arguments: base (default), masked (bidirectional, by masked-code modelling), readmission (bidirectional, trained on
+labels: --config.data.labels=DIR with --config.data.path=TOKENS), smoke.
 Without `data.path` it trains on the embedded synthetic hospital.
 """
 
@@ -13,6 +14,7 @@ from ehrjax.training import defaults
 
 KINDS = {
     "base": dict(embedding_dim=128, hidden_dim=512, num_layers=2),
+    "readmission": dict(embedding_dim=128, hidden_dim=128, num_layers=1),
     "masked": dict(embedding_dim=128, hidden_dim=256, num_layers=2),
     "smoke": dict(embedding_dim=32, hidden_dim=32, num_layers=1),
 }
@@ -24,9 +26,14 @@ def get_config(arg: str = "base") -> ConfigDict:
         raise ValueError(f"configs/lstm.py has no argument {arg!r}; it has {', '.join(KINDS)}")
     config = defaults.get()
     config.model = ConfigDict(dict(name="lstm", dropout=0.3, **KINDS[arg]))
-    config.model.bidirectional = arg == "masked"
+    config.model.bidirectional = arg in ("masked", "readmission")
     if arg == "masked":
         config.objective = ConfigDict(dict(name="masked_codes", mask_rate=0.15, tied=False))
+    elif arg == "readmission":
+        config.objective = ConfigDict(dict(name="classification", pooling="mean", dropout=0.1))
+        config.data.labels = "readmission_30d"  # of the embedded hospital
+        config.num_steps = 1000
+        config.schedule.warmup_steps = 50
     else:
         config.objective = ConfigDict(dict(name="next_token", tied=False, use_bias=True))
     if arg == "smoke":

@@ -109,9 +109,9 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
 
     from ehrjax.core import rng, trees
     from ehrjax.core.writer import Writer
-    from ehrjax.data import pipeline, tfds, token_dataset
+    from ehrjax.data import labelled, pipeline, tfds, token_dataset
     from ehrjax.evals import tuning
-    from ehrjax.training import initial, loop, optimizer, run, state, step
+    from ehrjax.training import initial, loop, optimizer, run, state, step, targets
     from ehrjax.training import workdir as workdirs
 
     first = jax.process_index() == 0
@@ -120,18 +120,23 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     if first and not path:
         from ehrjax.data import embedded
 
-        embedded.ensure(workdir / "data", config["embedded"])
+        embedded.ensure(workdir / "data", config["embedded"], labels=bool(config["data"].get("labels")))
     published = bool(path) and tfds.is_tfds(path)
     if first and published:
         tfds.ensure(path, workdir / "data")
     _barrier("data")
     if not path or published:
         path = str(tfds.tokens_of(path, workdir / "data") if published else workdir / "data" / "tokens")
-        config = {**config, "data": {**config["data"], "path": path}}
+        labels = config["data"].get("labels", "")
+        if labels and not published:  # a task of the embedded hospital
+            labels = str(workdir / "data" / "events" / "labels" / labels)
+        config = {**config, "data": {**config["data"], "path": path, "labels": labels}}
+    dataset = token_dataset.open_tokens(path)
+    config, target = targets.resolve(config, dataset)
     settings = configs.into(pipeline.Settings, config["data"], where="data")
-    dataset = token_dataset.open_tokens(settings.path)
     parts = run.build(config, dataset.vocabulary)
-    training = dataset.split("train")
+    training = pipeline.open_split(dataset, "train", settings)
+    tuning_split = pipeline.open_split(dataset, "tuning", settings)
     if not len(training):
         raise InputError(f"{settings.path} has no subjects in its train split; nothing can be trained on.")
     num_steps = config["num_steps"] or pipeline.count_steps(
@@ -147,19 +152,24 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     fresh = initial.start_from(sections.start, fresh, dataset.vocabulary)
     if first:
         workdirs.claim(workdir, config, dataset)
+        if target is not None:
+            targets.write(workdir, target)
+            for name, part in (("train", training), ("tuning", tuning_split)):
+                print(labelled.describe(part, target, name), flush=True)
         if sections.start.checkpoint:
             from ehrjax.hf import source
 
             source.carry(Path(sections.start.checkpoint), workdir)
         print(
-            f"{config['model']['name']}: {trees.count(shapes):,} parameters; {len(training):,} subjects, "
+            f"{config['model']['name']}: {trees.count(shapes):,} parameters; {len(training):,} "
+            f"{'subjects' if target is None else 'labels'}, "
             f"{int(training.lengths.sum()):,} tokens; {jax.device_count()} device(s), {num_steps:,} steps",
             flush=True,
         )
 
     evaluate = jax.jit(step.make_eval_step(parts.model, parts.objective))
     tuning_batches = tuning.SplitBatches(
-        dataset.split("tuning"), settings, mesh, parts.fields, config["batch_size"], config["seed"]
+        tuning_split, settings, mesh, parts.fields, config["batch_size"], config["seed"]
     )
     result = loop.fit(
         parts,

@@ -18,8 +18,12 @@ from absl import flags
 
 from ehrjax.core.batch import Batch
 from ehrjax.core.errors import InputError
-from ehrjax.data import packing, token_dataset, windows
+from ehrjax.data import labelled, packing, token_dataset, windows
 from ehrjax.data import rows as filling
+from ehrjax.ingest.labels import reading
+from ehrjax.ingest.meds import TRAIN
+
+AnySplit = token_dataset.Split | labelled.LabelledSplit
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Settings:
       num_workers: loader processes; 0 reads ahead in threads of this process.
       prefetch: batches read ahead.
       eval_batches: tuning batches per evaluation; 0 takes them all.
+      labels: a label folder or file; then a window is what a label asks about, and carries it.
+      decode: see ingest.labels.reading.
     """
 
     path: str
@@ -41,6 +47,8 @@ class Settings:
     num_workers: int = 0
     prefetch: int = 8
     eval_batches: int = 0
+    labels: str = ""
+    decode: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -71,17 +79,38 @@ class Epoch:
         return int(self.windows.length.sum())
 
 
-def plan_epoch(split: token_dataset.Split, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:
+def read_labels(settings: Settings) -> reading.Labels:
+    """The labels that the settings name."""
+    return reading.read_labels(settings.labels, decode=settings.decode)
+
+
+def open_split(dataset: token_dataset.TokenDataset, name: str, settings: Settings) -> AnySplit:
+    """A split, or where the settings name labels the labelled windows in it."""
+    split = dataset.split(name)
+    if not settings.labels:
+        return split
+    labels = read_labels(settings)
+    train = split if name == TRAIN else dataset.split(TRAIN)
+    target = labelled.target_of(labels, train)
+    return labelled.join(dataset, name, labels, target, context_length=settings.context_length)
+
+
+def plan_epoch(split: AnySplit, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:
     """Plans an epoch; `seed` None gives the fixed order and phase of evaluation."""
+    if isinstance(split, labelled.LabelledSplit):
+        planned = packing.plan(split.lengths, settings.context_length, settings.max_segments, seed, epoch)
+        return Epoch(split.windows, planned)
     tiled = windows.tile(split.lengths, split.num_static, context=settings.context_length, seed=seed, epoch=epoch)
     return Epoch(tiled, packing.plan(tiled.length, settings.context_length, settings.max_segments, seed, epoch))
 
 
-def make_batch(
-    split: token_dataset.Split, epoch: Epoch, settings: Settings, *, rows: range, batch_size: int, index: int
-) -> Batch:
+def make_batch(split: AnySplit, epoch: Epoch, settings: Settings, *, rows: range, batch_size: int, index: int) -> Batch:
     """Rows `rows` of batch `index` of an epoch; rows past the end of the plan are padding."""
     batch = filling.empty(len(rows), settings.context_length, settings.max_segments)
+    labels = split.labels if isinstance(split, labelled.LabelledSplit) else None
+    if labels is not None:
+        batch["labels"] = np.zeros((len(rows), settings.max_segments, labels.shape[1]), np.float32)
+        batch["weights"] = np.zeros((len(rows), settings.max_segments), np.float32)
     tiled = epoch.windows
     for at, row in enumerate(rows):
         planned = index * batch_size + row
@@ -91,6 +120,9 @@ def make_batch(
                 for w in epoch.plan.row(planned)
             ]
             filling.fill(batch, at, content)
+            if labels is not None:
+                batch["labels"][at, : len(content)] = labels[epoch.plan.row(planned)]
+                batch["weights"][at, : len(content)] = 1.0
     return batch
 
 
@@ -115,7 +147,7 @@ class Batches:
         count: int,
     ) -> None:
         self._arguments = (folder, split, settings, batch_size, seed, rows, epoch, batch_in_epoch, count)
-        self._split: token_dataset.Split | None = None
+        self._split: AnySplit | None = None
         self._epochs: dict[int, Epoch] = {}
         # Where each planned epoch starts, counted from the position that this source starts at.
         self._starts: list[int] = []
@@ -134,7 +166,7 @@ class Batches:
     def _plan(self, epoch: int) -> Epoch:
         folder, name, settings, _, seed, *_ = self._arguments
         if self._split is None:
-            self._split = token_dataset.open_tokens(folder).split(name)
+            self._split = open_split(token_dataset.open_tokens(folder), name, settings)
         if epoch not in self._epochs:
             self._epochs[epoch] = plan_epoch(self._split, settings, seed=seed, epoch=epoch)
             # Read-ahead threads straddle two epochs at most.
@@ -195,6 +227,6 @@ def iterate(batches: Batches, settings: Settings) -> Iterator[tuple[int, int, Ba
         iterator.close()
 
 
-def count_steps(split: token_dataset.Split, settings: Settings, *, batch_size: int, seed: int, epochs: int) -> int:
+def count_steps(split: AnySplit, settings: Settings, *, batch_size: int, seed: int, epochs: int) -> int:
     """Batches in `epochs` epochs; each is planned, since the random window phase changes their number."""
     return int(np.sum([plan_epoch(split, settings, seed=seed, epoch=e).num_batches(batch_size) for e in range(epochs)]))

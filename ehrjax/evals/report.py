@@ -12,7 +12,7 @@ import numpy as np
 
 from ehrjax.core import files, trees
 from ehrjax.core.writer import read_metrics
-from ehrjax.data import pipeline, token_dataset
+from ehrjax.data import labelled, pipeline, token_dataset
 from ehrjax.evals import masked_code_accuracy as accuracy
 from ehrjax.evals.tuning import SplitBatches
 from ehrjax.viz import embedding_map, figures
@@ -63,6 +63,8 @@ def write(
         page.lead += _lead(measured)
         page.add("Masked-code accuracy", *_accuracy(measured))
         page.add("By code family", *_families(measured))
+    elif isinstance(tuning.split, labelled.LabelledSplit):
+        page.lead += _tuned(lines, step)
     else:
         page.lead += _perplexity(lines, step)
     page.add("Training", *_curves(lines))
@@ -104,7 +106,7 @@ def verdict(overall: Mapping[str, Any], baseline: str) -> str:
 def _about(saved: Mapping[str, Any], step: int) -> str:
     splits = saved["dataset"]["splits"]
     return (
-        f"<p>Pretrained by {text(saved['config']['objective']['name'].replace('_', ' '))} on "
+        f"<p>Trained by {text(saved['config']['objective']['name'].replace('_', ' '))} on "
         f"{splits['train'].get('subjects', 0):,} subjects ({splits['train'].get('tokens', 0):,} tokens); "
         f"these are the parameters of step {step:,}.</p>"
     )
@@ -116,6 +118,19 @@ def _perplexity(lines: Sequence[Mapping[str, Any]], step: int) -> str:
     if not losses:
         return "<p>The tuning split was not evaluated.</p>"
     return f"<p>Tuning loss {losses[-1]:.4f} a token: a perplexity of {math.exp(min(losses[-1], 700)):,.1f}.</p>"
+
+
+def _tuned(lines: Sequence[Mapping[str, Any]], step: int) -> str:
+    """What the tuning labels said of these parameters."""
+    found = [line for line in lines if "tuning_loss" in line and line["step"] == step]
+    if not found:
+        return "<p>The tuning split was not evaluated.</p>"
+    told = "; ".join(
+        f"{name.removeprefix('tuning_').replace('_', ' ')} {value:.4f}"
+        for name, value in found[-1].items()
+        if name.startswith("tuning_")
+    )
+    return f"<p>On the tuning labels: {text(told)}.</p>"
 
 
 def _lead(measured: Mapping[str, Any]) -> str:
@@ -233,7 +248,8 @@ def _data(dataset: token_dataset.TokenDataset, saved: Mapping[str, Any], tuning:
         coverage = f"{100 * counts.get('known', 0) / events:.1f} %" if events else "–"
         rows.append([name, *(f"{counts.get(key, 0):,}" for key in ("subjects", "events", "tokens")), coverage])
     train = dataset.split("train")
-    epoch = pipeline.plan_epoch(train, tuning.settings, seed=tuning.seed)
+    seen = pipeline.open_split(dataset, "train", tuning.settings)
+    epoch = pipeline.plan_epoch(seen, tuning.settings, seed=tuning.seed)
     density = epoch.num_tokens / max(len(epoch.plan) * tuning.settings.context_length, 1)
     words = dataset.vocabulary.table
     families = words.filter(words["family"] != "special").group_by("family").len().sort("len", descending=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from ehrjax.core import checkpoint, files, plugins, precision, rng, trees
 from ehrjax.core import config as configs
 from ehrjax.core.errors import InputError
 from ehrjax.vocab import vocabulary as vocabularies
+
+SUPERVISION = ("labels", "weights")
+"""Batch fields that only training and evaluation have."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Parts:
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh parameters: {"model": ..., "head": ...}; without "head" where the head has none (tied, no bias)."""
-        shapes = {name: (1, 8) for name in self.fields}
+        shapes = {name: (1, 8) for name in self.fields if name not in SUPERVISION}
         example = {name: jnp.zeros(shape, batches.FIELDS[name].device) for name, shape in shapes.items()}
         variables = self.model.init(rng.key_for(key, "model"), example, deterministic=True)
         outputs = jax.eval_shape(lambda v: self.model.apply(v, example, deterministic=True), variables)
@@ -86,7 +90,8 @@ def build(config: Mapping[str, Any], vocabulary: vocabularies.Vocabulary) -> Par
         mask_id=vocabulary.mask,
         policy=policy,
     )
-    available = [n for n, field in batches.FIELDS.items() if field.device and n not in ("labels", "weights")]
+    supervised = hasattr(objective_module, "LABELS")
+    available = [n for n, field in batches.FIELDS.items() if field.device and (supervised or n not in SUPERVISION)]
     fields = tuple(sorted({*model_module.FIELDS, *objective_module.FIELDS, "anchors"}))
     batches.require(available, model_module.FIELDS, by=f"The model {config['model']['name']}")
     batches.require(available, objective_module.FIELDS, by=f"The objective {config['objective']['name']}")
@@ -145,7 +150,7 @@ class Run:
     def _device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if "window_start" in batch:  # a host batch, as `ehrjax.data.collate` makes it
             return select(batch, self.parts.fields)
-        batches.require(batch, set(self.parts.fields) - {"anchors"}, by="The model")
+        batches.require(batch, set(self.parts.fields) - {"anchors", *SUPERVISION}, by="The model")
         return {name: array for name, array in batch.items() if name in self.parts.fields}
 
     def encode(self, batch: Mapping[str, Any]) -> jax.Array:
@@ -167,8 +172,38 @@ class Run:
         layers = len({path.split("/")[1] for path in found})
         return np.stack([np.asarray(found[f"layers/{i}/attention/weights"][0]) for i in range(layers)])
 
+    @cached_property
+    def _predictions(self) -> Callable[..., Mapping[str, jax.Array]]:
+        head = self.objective.head()
+
+        def predictions(params: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+            outputs = self.model.apply({"params": params["model"]}, batch, deterministic=True)
+            head_apply = lambda p, *inputs: head.apply({"params": p}, *inputs)  # noqa: E731
+            return self.objective.predictions(head_apply, params.get("head", {}), outputs, batch)
+
+        return jax.jit(predictions)
+
+    def predictions(self, batch: Mapping[str, Any]) -> Mapping[str, jax.Array]:
+        """What a supervised objective says of each window of a batch: see its `predictions`. Pure and jitted.
+
+        Raises:
+          InputError: the run was not trained on labels.
+        """
+        self._must(supervised=True, use="logits")
+        return self._predictions(self.params, self._device(batch))
+
+    def _must(self, *, supervised: bool, use: str) -> None:
+        name = self.config["objective"]["name"]
+        if hasattr(sys.modules[type(self.objective).__module__], "LABELS") != supervised:
+            raise InputError(f"The objective {name} does not give that; use run.{use}(batch).")
+
     def logits(self, batch: Mapping[str, Any]) -> jax.Array:
-        """Scores of every token at every position, [B, L, V] float32. Pure and jitted; meant for small batches."""
+        """Scores of every token at every position, [B, L, V] float32. Pure and jitted; meant for small batches.
+
+        Raises:
+          InputError: the run was trained on labels, so it has no scores of tokens.
+        """
+        self._must(supervised=False, use="predictions")
         return self._logits(self.params, self._device(batch))
 
 

@@ -1,0 +1,200 @@
+"""Labels joined to tokens: each label is a window of what was on record by its prediction time, and a target."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ehrjax.core.errors import InputError
+from ehrjax.data.token_dataset import Split, Subject, TokenDataset
+from ehrjax.data.windows import Windows
+from ehrjax.ingest.labels import reading
+
+KINDS = ("yes_no", "classes", "codes", "number", "time")
+NO_HISTORY = "nothing on record by the prediction time"
+NO_SUBJECT = "subject is in no split of the tokens"
+ELSEWHERE = "of another split"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What labels are, as the objective must know it.
+
+    Attributes:
+      kind: yes_no (one column, 0 or 1), classes (one column, the number of the class), codes (a column a code, 0 or 1),
+        number (one column) or time (two columns: days to the event or to censoring, and 1 for an event).
+      names: of the classes or codes, in order of their numbers; else empty.
+    """
+
+    kind: str
+    names: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Numbers a label."""
+        return {"codes": len(self.names), "time": 2}.get(self.kind, 1)
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """A split of which only labelled windows are seen; has what a Split has for batches.
+
+    Attributes:
+      split: the tokens.
+      windows: a window a label, in the order of subject and prediction time.
+      labels: [W, K] float32.
+      prediction_times: [W] int64 microseconds.
+      set_aside: reason -> labels that gave no window.
+    """
+
+    split: Split
+    windows: Windows
+    labels: np.ndarray
+    prediction_times: np.ndarray
+    set_aside: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[W] int64: tokens a window."""
+        return self.windows.length
+
+    @property
+    def num_static(self) -> np.ndarray:
+        """[subjects] int64."""
+        return self.split.num_static
+
+    def subject(self, index: int) -> Subject:
+        """The subject at `index`."""
+        return self.split.subject(index)
+
+
+def target_of(labels: reading.Labels, train: Split, vocabulary_codes: set[str] | None = None) -> Target:
+    """What the labels of a task are; classes and codes are those of subjects in train.
+
+    Args:
+      labels: of one task.
+      train: the train split of the tokens.
+      vocabulary_codes: unused codes are left out where these are given.
+
+    Raises:
+      InputError: the labels of train have fewer than two classes, or no code.
+    """
+    frame = labels.frame.filter(pl.col("subject_id").is_in(pl.Series(train.subject_ids).implode()))
+    if "event_time_days" in frame.columns:
+        return Target("time")
+    if "label_codes" in frame.columns:
+        names = sorted(labels.info.get("vocabulary") or frame["label_codes"].explode().drop_nulls().unique())
+        names = [name for name in names if vocabulary_codes is None or name in vocabulary_codes]
+        if not names:
+            raise InputError(f"The labels {labels.name} of subjects in train hold no code to predict.")
+        return Target("codes", tuple(names))
+    if labels.value == "boolean_value":
+        return Target("yes_no")
+    if labels.value == "float_value":
+        return Target("number")
+    classes = frame[labels.value].unique().sort()
+    if len(classes) < 2:
+        raise InputError(f"The labels {labels.name} of subjects in train have {len(classes)} classes; two are needed.")
+    return Target("classes", tuple(str(c) for c in classes))
+
+
+def join(
+    dataset: TokenDataset, name: str, labels: reading.Labels, target: Target, *, context_length: int
+) -> LabelledSplit:
+    """The labels of the subjects in one split, each with the newest tokens up to and including its prediction time.
+
+    Labels whose subject or history is missing, or whose class train does not have, are set aside and counted.
+
+    Args:
+      dataset: the tokens.
+      name: the split; which subjects are in it the tokens decide.
+      labels: of one task.
+      target: from `target_of`.
+      context_length: tokens a window at most, static ones included.
+
+    Raises:
+      InputError: the labels put a subject into another split than the tokens do, or none is left.
+    """
+    split = dataset.split(name)
+    places = {int(s): i for i, s in enumerate(split.subject_ids)}
+    aside: Counter[str] = Counter()
+    rows: list[tuple[int, int, int, int]] = []
+    kept: list[int] = []
+    ids = labels.frame["subject_id"].to_list()
+    times = labels.frame["prediction_time"].to_physical().to_list()
+    for row, (subject_id, time, said) in enumerate(zip(ids, times, labels.frame[reading.SPLIT].to_list())):
+        if subject_id not in places:
+            aside[ELSEWHERE] += 1
+            continue
+        if said is not None and said != name:
+            raise InputError(
+                f"The labels {labels.name} have subject {subject_id} in {said}, the tokens {dataset.folder} in {name}; "
+                "make both from one dataset."
+            )
+        place = places[subject_id]
+        subject = split.subject(place)
+        static = subject.num_static
+        stop = static + int(np.searchsorted(subject.times[static:], time, side="right"))
+        if stop == static:
+            aside[NO_HISTORY] += 1
+            continue
+        start = max(static, stop - max(context_length - static, 1))
+        rows.append((place, start, stop, static + stop - start))
+        kept.append(row)
+    values, known = values_of(labels, target)
+    chosen = np.array(kept, np.int64)
+    if len(chosen) and not known[chosen].all():
+        aside["of a class that train does not have"] += int((~known[chosen]).sum())
+    use = known[chosen] if len(chosen) else np.zeros(0, bool)
+    if not use.any():
+        raise InputError(f"No label of {labels.name} belongs to a subject in {name} of {dataset.folder}.")
+    table = np.array(rows, np.int64)[use]
+    return LabelledSplit(
+        split, Windows(*table.T), values[chosen[use]], np.array(times, np.int64)[chosen[use]], dict(aside)
+    )
+
+
+def values_of(labels: reading.Labels, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """[N, K] float32 targets, and [N] bool which of them are known (a class that train lacks is not)."""
+    frame = labels.frame
+    known = np.ones(len(frame), bool)
+    if target.kind == "time":
+        columns = [frame["event_time_days"].to_numpy(), (~frame["censored"]).to_numpy()]
+        return np.stack(columns, axis=1).astype(np.float32), known
+    if target.kind == "codes":
+        index = {name: i for i, name in enumerate(target.names)}
+        values = np.zeros((len(frame), len(index)), np.float32)
+        for row, codes in enumerate(frame["label_codes"].to_list()):
+            for code in codes:
+                if code in index:
+                    values[row, index[code]] = 1.0
+        return values, known
+    if target.kind == "classes":
+        index = {name: i for i, name in enumerate(target.names)}
+        numbers = [index.get(str(value), -1) for value in frame[labels.value].to_list()]
+        values = np.array(numbers, np.float32)[:, None]
+        return values, values[:, 0] >= 0
+    return frame[labels.value].cast(pl.Float32).to_numpy()[:, None].astype(np.float32), known
+
+
+def describe(part: LabelledSplit, target: Target, name: str) -> str:
+    """One line about the labels of a split."""
+    aside = "; ".join(f"{count:,} {reason}" for reason, count in part.set_aside.items() if reason != ELSEWHERE)
+    facts = f"{len(part):,} labels"
+    if target.kind in ("yes_no", "codes"):
+        facts += f", {int(part.labels.sum()):,} positive"
+    return f"{name}: {facts}" + (f" (set aside: {aside})" if aside else "")
+
+
+def as_dict(target: Target) -> dict[str, Any]:
+    """The target as JSON."""
+    return {"kind": target.kind, "names": list(target.names)}

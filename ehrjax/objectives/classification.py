@@ -1,0 +1,91 @@
+"""Classification of labelled windows: yes or no, one of several classes (stages too), or several codes at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ehrjax.core.errors import InputError
+from ehrjax.core.precision import FP32, Policy
+from ehrjax.objectives import pooled
+from ehrjax.objectives.cross_entropy import HeadApply
+
+NAME = "classification"
+FIELDS = pooled.FIELDS
+"""The fields of a batch that the objective reads."""
+ALLOWS_FUTURE = True
+"""A window ends at its prediction time, so nothing in it is the answer."""
+LABELS = ("yes_no", "classes", "codes")
+"""The kinds of labels that it can be trained on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """kind and outputs are set from the labels: yes_no (1), classes (how many), codes (how many).
+
+    pooling: cls, mean, max or last (pooling.py). hidden: a hidden layer in the head. positive_weight: of labels that
+    are yes (yes_no and codes), for rare outcomes.
+    """
+
+    kind: str = "yes_no"
+    outputs: int = 1
+    pooling: str = "last"
+    hidden: bool = True
+    dropout: float = 0.1
+    positive_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        pooled.check(self.pooling, self.dropout)
+        if self.kind not in LABELS:
+            raise InputError(f"objective.kind is {self.kind!r}; classification has {', '.join(LABELS)}.")
+        if self.outputs < 1 or self.positive_weight <= 0:
+            raise InputError("objective.outputs must be at least 1 and objective.positive_weight above 0.")
+
+
+class Objective:
+    """The objective as pure functions of (batch, key, parameters, outputs of the model)."""
+
+    def __init__(
+        self, config: Config, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32
+    ) -> None:
+        """The vocabulary is not needed here."""
+        self.config, self.policy = config, policy
+
+    def head(self) -> nn.Module:
+        """The head to initialise and apply: `head(pooled [..., D]) -> scores [..., outputs]`."""
+        return pooled.PooledHead(self.config.outputs, self.config.hidden, self.config.dropout, self.policy)
+
+    def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
+        """The batch, with randomness for the head's dropout in training."""
+        return pooled.prepare(batch, key, evaluate)
+
+    def loss(
+        self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
+        """Sum over windows of the cross-entropy (mean over codes), their weight, and `accuracy` to divide by it."""
+        scores = pooled.scores(head_apply, head_params, outputs, batch, self.config.pooling)
+        labels, weights = pooled.labels(batch), batch["weights"]
+        if self.config.kind == "classes":
+            index = labels[..., 0].astype(jnp.int32)
+            losses = -jnp.take_along_axis(jax.nn.log_softmax(scores), index[..., None], axis=-1)[..., 0]
+            right = (jnp.argmax(scores, axis=-1) == index).astype(jnp.float32)
+        else:
+            yes, no = pooled.log_sigmoids(scores)
+            losses = -(self.config.positive_weight * labels * yes + (1 - labels) * no).mean(axis=-1)
+            right = ((scores > 0) == (labels > 0.5)).mean(axis=-1)
+        total, weight = pooled.weighted(losses, weights)
+        return total, weight, {"accuracy": (right * weights).sum()}
+
+    def predictions(
+        self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """`probabilities` [B, S, outputs], float32."""
+        scores = pooled.scores(head_apply, head_params, outputs, batch, self.config.pooling)
+        chosen = jax.nn.softmax(scores) if self.config.kind == "classes" else jax.nn.sigmoid(scores)
+        return {"probabilities": chosen}

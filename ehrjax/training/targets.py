@@ -1,0 +1,68 @@
+"""What a supervised objective must know of its labels: filled into the config before anything is built from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ehrjax.core import files, plugins
+from ehrjax.core.errors import InputError
+from ehrjax.data import labelled, pipeline, token_dataset
+
+FILE = "target.json"
+
+
+def resolve(
+    config: dict[str, Any], dataset: token_dataset.TokenDataset
+) -> tuple[dict[str, Any], labelled.Target | None]:
+    """The config with the objective's settings that hang on the labels, and what the labels are.
+
+    Classification gets `kind` and `outputs`, regression `centre` and `scale`; all from subjects in train.
+
+    Raises:
+      InputError: an objective without the labels that it needs, or with labels that it cannot use.
+    """
+    name, path = config["objective"]["name"], config["data"].get("labels", "")
+    module = plugins.find("ehrjax.objectives", name, "Objective", key="objective.name")
+    kinds = getattr(module, "LABELS", ())
+    if not path:
+        if kinds:
+            raise InputError(f"The objective {name} needs labels; name a label folder as --config.data.labels=DIR.")
+        return config, None
+    if not kinds:
+        raise InputError(f"The objective {name} has no use for labels; leave config.data.labels empty.")
+    settings = pipeline.Settings(**config["data"])
+    labels = pipeline.read_labels(settings)
+    target = labelled.target_of(labels, dataset.split("train"))
+    if target.kind not in kinds:
+        raise InputError(
+            f"The labels {path} are of the kind {target.kind}, which the objective {name} cannot be trained on "
+            f"({', '.join(kinds)})."
+        )
+    objective = dict(config["objective"])
+    if "kind" in module.Config.__dataclass_fields__:
+        objective["kind"] = target.kind
+        objective["outputs"] = len(target.names) if target.names else 1
+    if "centre" in module.Config.__dataclass_fields__:
+        train = pipeline.open_split(dataset, "train", settings)
+        spread = float(np.std(train.labels, dtype=np.float64))
+        objective["centre"] = round(float(np.mean(train.labels, dtype=np.float64)), 6)
+        objective["scale"] = round(spread, 6) if spread > 1e-6 else 1.0
+    return {**config, "objective": objective}, target
+
+
+def write(workdir: Path, target: labelled.Target) -> None:
+    """Writes DIR/target.json: the kind of the labels, and what each output stands for."""
+    files.write_json(workdir / FILE, labelled.as_dict(target))
+
+
+def read(workdir: Path) -> labelled.Target:
+    """Reads it.
+
+    Raises:
+      InputError: the run was not trained on labels.
+    """
+    found = files.read_json(workdir / FILE, what="supervised run's folder")
+    return labelled.Target(found["kind"], tuple(found["names"]))
