@@ -1,5 +1,6 @@
 """Train a model: `python -m ehrjax.train --config=configs/behrt.py[:ARG] --workdir=DIR [--config.KEY=VALUE ...]`.
 
+With `--yaml=FILE` the config is a YAML of a token-based pipeline (`model: type ...`).
 The same command on the same DIR continues where it stopped. The last line printed is `params sha256: ...`.
 """
 
@@ -24,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--config=FILE[:ARG] names the recipe; --config.KEY=VALUE changes one of its values.",
     )
+    parser.add_argument("--yaml", help="a YAML config of a token-based pipeline, instead of --config (docs/yaml.md)")
     parser.add_argument("--workdir", help="the run's folder; default runs/<config>")
     parser.add_argument("--coordinator", help="host:port of process 0, when several processes train together")
     parser.add_argument("--num-processes", type=int, help="how many processes train together")
@@ -41,6 +43,11 @@ def _default_workdir(argv: Sequence[str]) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains, then writes the report."""
     args, rest = _parser().parse_known_args(argv)
+    if args.yaml:
+        if rest:
+            raise InputError(f"--yaml takes no other settings than those in its file; remove {rest[0]}.")
+        _train_yaml(Path(args.yaml), args)
+        return
     config = configs.to_dict(configs.from_argv(rest))
     workdir = Path(args.workdir) if args.workdir else _default_workdir(rest)
     if workdir.exists() and not workdir.is_dir():
@@ -49,6 +56,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Must stand before the first device is touched; CPU results are deterministic without it.
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
     train(config, workdir, args)
+
+
+def _train_yaml(path: Path, args: argparse.Namespace) -> None:
+    """Runs a YAML config of a token-based pipeline."""
+    from ehrjax.training import yaml_configs
+
+    given = yaml_configs.read(path)
+    if given.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    workdir = Path(args.workdir) if args.workdir else Path("runs") / given.name
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file; name a folder as --workdir.")
+    import ehrjax
+    from ehrjax.training import yaml_runs
+
+    made = yaml_runs.tokens(given, workdir)
+    config = yaml_runs.by_epoch(given.config, made)
+    with yaml_runs.logged(workdir):
+        if given.device == "cuda":
+            import jax
+
+            if jax.default_backend() == "cpu":
+                print("training.device is cuda, but there is no GPU here: training on the CPU", flush=True)
+        train(config, workdir, args)
+    yaml_runs.leave(workdir, config, path, ehrjax.load(workdir).params)
 
 
 def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None = None) -> None:

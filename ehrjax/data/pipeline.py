@@ -37,6 +37,7 @@ class Settings:
       num_workers: loader processes; 0 reads ahead in threads of this process.
       prefetch: batches read ahead.
       eval_batches: tuning batches per evaluation; 0 takes them all.
+      shuffle: another order and other cuts each epoch; otherwise subjects come in the order of the files.
       labels: a label folder or file; then a window is what a label asks about, and carries it.
       decode: see ingest.labels.reading.
     """
@@ -47,6 +48,7 @@ class Settings:
     num_workers: int = 0
     prefetch: int = 8
     eval_batches: int = 0
+    shuffle: bool = True
     labels: str = ""
     decode: str = ""
 
@@ -97,6 +99,7 @@ def open_split(dataset: token_dataset.TokenDataset, name: str, settings: Setting
 
 def plan_epoch(split: AnySplit, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:
     """Plans an epoch; `seed` None gives the fixed order and phase of evaluation."""
+    seed = seed if settings.shuffle else None
     if isinstance(split, labelled.LabelledSplit):
         planned = packing.plan(split.lengths, settings.context_length, settings.max_segments, seed, epoch)
         return Epoch(split.windows, planned)

@@ -29,6 +29,7 @@ def get() -> ConfigDict:
     config.data.num_workers = 0
     config.data.prefetch = 8
     config.data.eval_batches = 0
+    config.data.shuffle = True
     config.data.labels = ""  # a label folder, for supervised objectives
     config.data.decode = ""
 
