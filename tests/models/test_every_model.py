@@ -34,6 +34,14 @@ CASES = {
     ),
     "decoder with a window": ("decoder", dict(positions="rotary", window=4, **SMALL)),
     "lstm": ("lstm", dict(embedding_dim=16, hidden_dim=24, num_layers=2)),
+    **{
+        f"visit lstm, {kind}": ("visit_lstm", dict(embedding_dim=8, visit_dim=12, hidden_dim=12, encoder=kind))
+        for kind in ("mean", "sum", "max", "attention", "lstm")
+    },
+    "visit lstm bidirectional": (
+        "visit_lstm",
+        dict(embedding_dim=8, visit_dim=None, hidden_dim=6, bidirectional=True, time_features=False),
+    ),
     "lstm bidirectional": ("lstm", dict(embedding_dim=16, hidden_dim=12, num_layers=2, bidirectional=True)),
 }
 
@@ -119,11 +127,12 @@ def test_what_comes_later_changes_nothing_before_it_unless_the_model_says_so(cas
     model, params, sees = made(case)
     one = subject(20, 1)
     other = {name: values.copy() for name, values in one.items()}
-    other["tokens"][12] = other["tokens"][12] % (VOCABULARY - 1) + 1
-    other["values"][12], other["visit_ids"][12:], other["ages"][12:] = 3.0, 9, 99.0
+    # The second token of a visit, and what comes after it.
+    other["tokens"][13] = other["tokens"][13] % (VOCABULARY - 1) + 1
+    other["values"][13], other["visit_ids"][15:], other["ages"][13:] = 3.0, 9, 99.0
     before, after = (hidden(model, params, pack([[x], [], []], 36)) for x in (one, other))
-    assert (before[0, 12] != after[0, 12]).any()
-    assert (before[0, :12] != after[0, :12]).any() == sees
+    assert (before[0, 13] != after[0, 13]).any()
+    assert (before[0, :13] != after[0, :13]).any() == sees
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "lstm" not in case])
