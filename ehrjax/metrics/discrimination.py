@@ -40,6 +40,7 @@ def aurocs(
     scores: np.ndarray,
     subjects: np.ndarray,
     *,
+    population: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
@@ -50,6 +51,8 @@ def aurocs(
       truth: [N] bool.
       scores: [K, N] float.
       subjects: [N] whose label it is.
+      population: subjects to resample, where others than those with labels are among them; then several tasks of one
+        population and seed are resampled together, and what is computed across them is paired too.
       resamples: how many.
       level: the intervals' coverage.
       seed: the same seed draws the same subjects.
@@ -58,7 +61,9 @@ def aurocs(
       K estimates, and [K, resamples] the resampled values, whose differences are paired; NaN where a resample has one
       class.
     """
-    names, index = np.unique(subjects, return_inverse=True)
+    own = np.unique(subjects)
+    names = own if population is None else np.unique(population)
+    index = np.searchsorted(names, subjects)
     counts = resample_counts(len(names), resamples=resamples, seed=seed)
     drawn = np.full((len(scores), resamples), np.nan)
     for start in range(0, resamples, _CHUNK):
@@ -67,12 +72,8 @@ def aurocs(
             drawn[k, start : start + _CHUNK] = auroc(truth, row, weights)
     found = []
     for row, values in zip(scores, drawn):
-        point = float(auroc(truth, row)[0])
-        found.append(
-            Estimate(point, *interval(values, level), len(names))
-            if len(names) > 1
-            else Estimate(point, None, None, len(names))
-        )
+        ends = interval(values, level) if len(own) > 1 else (None, None)
+        found.append(Estimate(float(auroc(truth, row)[0]), *ends, len(own)))
     return found, drawn
 
 

@@ -170,7 +170,8 @@ def test_pseudo_dates_refuse_what_needs_dates(toy_meds: Path, tmp_path: Path) ->
     copy = Path(shutil.copytree(toy_meds, tmp_path / "meds"))
     path = copy / "metadata" / "dataset.json"
     metadata = json.loads(path.read_text())
-    for good_for, refused in (("order", {"cehr_bert", "ethos", "flat"}), ("intervals", {"cehr_bert"}), (None, set())):
+    spans = {"cehr_bert", "ethos", "flat", "generative", "lifelong"}
+    for good_for, refused in (("order", spans), ("intervals", {"cehr_bert"}), (None, set())):
         if good_for:
             metadata["pseudo_dates"] = {"good_for": good_for, "text": "ages"}
         else:

@@ -45,3 +45,16 @@ def test_intervals_resample_subjects_and_are_paired():
     once, _ = discrimination.aurocs(truth[::4], good[None, ::4], subjects[::4])
     assert a.high - a.low == pytest.approx(once[0].high - once[0].low, rel=0.15)
     assert a.low < a.value < a.high
+
+
+def test_tasks_of_one_population_are_resampled_together():
+    rng = np.random.default_rng(1)
+    people = np.arange(80)
+    truth, scores = rng.random(80) < 0.5, rng.normal(size=(1, 80))
+    some = rng.random(80) < 0.7
+    options = dict(population=people, resamples=30)
+    _, whole = discrimination.aurocs(truth, scores, people, **options)
+    _, part = discrimination.aurocs(truth[some], scores[:, some], people[some], **options)
+    zeroed = np.where(some, 1, 0) * discrimination.resample_counts(80, resamples=30)
+    np.testing.assert_allclose(part[0], discrimination.auroc(truth, scores[0], zeroed), atol=1e-12)
+    assert (whole != part).any()

@@ -66,7 +66,11 @@ def needs(settings: Settings) -> str:
 
 
 def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.DataFrame:
-    """Puts tokens for the time passed before an event; they carry that event's time and visit."""
+    """Puts tokens for the time passed before an event; they carry that event's time and visit.
+
+    Only =6mt stands where it is known: the k-th of a run 180 k days after the event before, or at the next event where
+    that is sooner. So what is on record at some time tells how long nothing has happened, but never when something will.
+    """
     if not len(events):
         return events
     subject, time = events["subject_id"], events["time"]
@@ -80,8 +84,13 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
     # How often each row's token stands there: more than once only for =6mt.
     rows = beside(events, pl.Series(np.bincount(at[chosen], minlength=len(events)) > 0))
     rows = named(rows, pl.lit(pl.Series(names[chosen], dtype=pl.String)))
-    repeats = pl.Series(times[chosen].astype(np.uint32))
-    rows = rows.select(pl.all().repeat_by(repeats).explode()) if len(rows) else rows
+    repeats, before = times[chosen], micros[at[chosen] - 1]
+    if len(rows):
+        rows = rows.select(pl.all().repeat_by(pl.Series(repeats.astype(np.uint32))).explode())
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        passed = np.repeat(before, repeats) + (place + 1) * _SIX_MONTHS_DAYS * DAY
+        known = pl.min_horizontal(pl.lit(pl.Series(passed)).cast(pl.Datetime("us")), pl.col("time"))
+        rows = rows.with_columns(pl.when(pl.col("code") == SIX_MONTHS).then(known).otherwise("time").alias("time"))
     return inserted(events, before=[rows])
 
 

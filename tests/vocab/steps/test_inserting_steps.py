@@ -143,6 +143,18 @@ def test_intervals(kind: str, days: float, expected: list[str]) -> None:
     assert tokens(kind, days * 24) == expected
 
 
+def test_half_years_stand_where_they_are_known() -> None:
+    """A record that is cut at any time shows half-years that have passed, whatever comes later."""
+    for days, expected in ((200, [180]), (350, [180, 350]), (1000, [180, 360, 540, 720, 900, 1000]), (170, [170])):
+        rows = run(
+            times([0, days * 24]), "number_visits", "time_tokens", time_tokens={"kind": "ethos", "between": "events"}
+        )
+        start = rows["time"][0]
+        middle = rows["time"][1:-1]
+        assert [(time - start).days for time in middle] == expected, days
+        assert rows["time"].is_sorted()
+
+
 def test_the_prompt_says_who() -> None:
     frame = times([0, 24 * 365.25 * 40 + 24, 24 * 365.25 * 41])
     frame = frame.with_columns(code=pl.Series(["MEDS_BIRTH", "DX//1", "DX//2"]))
