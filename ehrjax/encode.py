@@ -20,10 +20,20 @@ def codes(args: argparse.Namespace) -> None:
     run = _opened(args)
     encodings.check_output(Path(args.output))
     strings = np.array(run.vocabulary.strings)
+    if args.attention:
+        if not args.contextual:
+            raise InputError("--attention needs --contextual: a table of vectors attends to nothing.")
+        if Path(args.attention) == Path(args.output):
+            raise InputError("--attention and --output name the same file; name two.")
+        encodings.check_output(Path(args.attention), (".npz",))
     if args.contextual:
         if not args.input:
             raise InputError("--contextual needs --input=TOKENS, the dataset whose occurrences count.")
         splits = encodings.splits_of(_tokens(args, run), args.split)
+        # First, for a model without attention is refused at once.
+        if args.attention:
+            encodings.write_attention(Path(args.attention), encodings.received_attention(run, splits), strings)
+            print(f"wrote {args.attention}")
         found = encodings.contextual_codes(run, splits)
         found = encodings.Vectors({**found.columns, "str": strings[found.columns["token"]]}, found.vectors)
     else:
@@ -59,6 +69,8 @@ def nearest(args: argparse.Namespace) -> None:
     from ehrjax.evals import encodings
     from ehrjax.metrics import similarity
 
+    if args.k < 1:
+        raise InputError(f"--k is {args.k}; ask for at least 1.")
     found = encodings.read(args.vectors)
     if "subject_id" not in found.columns:
         raise InputError(f"{args.vectors} holds no vectors of subjects; make them with ehrjax.encode patients.")
@@ -112,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--split", default="all", help="train, tuning, held_out (some, with commas) or all")
         if function is codes:
             sub.add_argument("--contextual", action="store_true", help="mean hidden states instead of the table")
+            sub.add_argument("--attention", default="", help="with --contextual: an .npz file for attention received")
         else:
             sub.add_argument("--pool", default="mean", help="cls, mean, max or last")
         if function is visits:

@@ -111,16 +111,19 @@ class Checkpoints:
           The state and the progress object.
 
         Raises:
-          InputError: there is no checkpoint, or it does not fit `like`.
+          InputError: there is no checkpoint, it is damaged, or it does not fit `like`.
         """
         self.wait()
         step = self.latest if step is None else step
         if step is None:
             raise InputError(f"{self._folder} holds no complete checkpoint.")
-        metadata = self._orbax.checkpointables_metadata(step).metadata["state"]
-        check_shapes(metadata, like, where=self._folder / str(step))
-        loaded = self._orbax.load_checkpointables(step, {"state": like, "progress": None})
-        return loaded["state"], loaded["progress"]
+        path = self._folder / str(step)
+        with _readable(path):
+            metadata = _state(self._orbax.checkpointables_metadata(step))
+        check_shapes(metadata, like, where=path)
+        with _readable(path):
+            loaded = self._orbax.load_checkpointables(step, {"state": like, "progress": None})
+            return loaded["state"], loaded["progress"]
 
     def close(self) -> None:
         """Waits for the save under way and lets go of the folder."""
@@ -188,7 +191,7 @@ def read_leaves(folder: str | Path, name: str) -> Iterator[tuple[str, np.ndarray
     Raises:
       InputError: there is no complete checkpoint in `folder`, or it is damaged.
     """
-    path, metadata = _opened(folder, None)
+    path, metadata = _opened(folder, None, name)
     there = _leaves(metadata[name])
     if sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in there.values()) <= _SMALL:
         yield from _leaves(_read(path, metadata, name, set(there))).items()
@@ -206,21 +209,30 @@ def read_subtree(folder: str | Path, name: str, *, step: int | None = None) -> t
     Raises:
       InputError: there is no complete checkpoint in `folder`, or it is damaged.
     """
-    path, metadata = _opened(folder, step)
-    if name not in metadata:
-        raise InputError(f"The checkpoint {path} cannot be read: it has no {name!r}.")
+    path, metadata = _opened(folder, step, name)
     return _read(path, metadata, name, set(_leaves(metadata[name]))), int(path.name)
 
 
-def _opened(folder: str | Path, step: int | None) -> tuple[Path, Any]:
-    """A checkpoint's folder (the newest one's without a step), and the shapes of its state."""
+def _opened(folder: str | Path, step: int | None, name: str) -> tuple[Path, Any]:
+    """A checkpoint's folder (the newest one's without a step), and the shapes of its state, which has the entry."""
     folder = Path(folder).absolute()
     known = steps(folder)
     if not known:
         raise InputError(f"{folder} holds no complete checkpoint.")
     path = folder / str(known[-1] if step is None else step)
     with _readable(path):
-        return path, ocp.checkpointables_metadata(path).metadata["state"]
+        metadata = _state(ocp.checkpointables_metadata(path))
+    if name not in metadata:
+        raise InputError(f"The checkpoint {path} cannot be read: it has no {name!r}.")
+    return path, metadata
+
+
+def _state(found: Any) -> Any:
+    """The shapes of a checkpoint's state; Orbax says None where the files that tell them are damaged."""
+    state = found.metadata.get("state")
+    if state is None:
+        raise ValueError("what its state holds cannot be told, a file is truncated or missing")
+    return state
 
 
 def _read(path: Path, metadata: Any, name: str, wanted: set[str]) -> Any:
@@ -238,5 +250,11 @@ def _readable(path: Path) -> Iterator[None]:
     """What Orbax raises for a damaged checkpoint as InputError."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"The checkpoint {path} cannot be read: {str(error).splitlines()[0]}.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError) as error:
+        # Of Orbax's own message, which goes on for pages, the beginning tells what there is to tell.
+        why = (str(error).strip("'\"").split(" due to incompatible handler")[0].splitlines() or [type(error).__name__])[
+            0
+        ]
+        raise InputError(
+            f"The checkpoint {path} cannot be read ({why}); restore its files, or remove it where there is another."
+        ) from error

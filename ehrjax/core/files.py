@@ -29,16 +29,43 @@ def _full(error: OSError, path: Path) -> InputError | None:
     return None
 
 
+def _impossible(error: OSError, path: Path, what: str) -> InputError:
+    # mkdir(exist_ok=True) says that a file stands where a folder is needed by saying that it exists.
+    why = "a file stands in its way" if isinstance(error, FileExistsError) else error.strerror
+    return InputError(f"Cannot write the {what} {path} ({why}); name another place.")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def check_place(path: Path) -> None:
+    """Makes the folder of a file and sees that the file can be made there, before what it will hold is computed.
+
+    Raises:
+      InputError: `path` is a folder or cannot be made, or the disk is full.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file to write.")
+    temporary = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise (_full(error, path) or _impossible(error, path, "file")) from error
+
+
 @contextlib.contextmanager
 def written_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
 
     Raises:
-      InputError: the disk is full.
+      InputError: `path` is a folder or cannot be made, or the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    check_place(path)
+    temporary = _beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -78,7 +105,8 @@ def resumable_folder(path: str | Path, *, what: str, fingerprint: str) -> Iterat
       fingerprint: of the inputs and settings that the content depends on.
 
     Raises:
-      InputError: `path` exists and is not an empty folder, another process writes it, or the disk is full.
+      InputError: `path` exists and is not an empty folder or cannot be made, another process writes it, or the disk is
+        full.
     """
     with _work_folder(Path(path), what, fingerprint) as (work, keep):
         try:
@@ -101,8 +129,8 @@ def _work_folder(path: Path, what: str, fingerprint: str) -> Iterator[tuple[Path
     work = path.with_name(f".{path.name}.partial")
     try:
         work.mkdir(parents=True, exist_ok=True)
-    except (NotADirectoryError, FileExistsError, PermissionError) as error:
-        raise InputError(f"Cannot write the {what} to {path}: {error.strerror}; name another folder.") from error
+    except OSError as error:
+        raise (_full(error, path) or _impossible(error, path, what)) from error
     # Another process's folder stays.
     keep = [True]
     try:

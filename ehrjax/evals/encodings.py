@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehrjax.core import files, trees
+from ehrjax.core.batch import Batch
 from ehrjax.core.errors import InputError
 from ehrjax.data import packing, rows, windows
 from ehrjax.data.rows import Window
@@ -34,20 +36,26 @@ def hidden_states(run: Any, content: Sequence[Window]) -> Iterator[tuple[int, np
     Yields:
       (index of the window, [tokens, D] float32), in the order in which they are done.
     """
-    context = run.config["data"]["context_length"]
-    lengths = np.array([subject.num_static + stop - start for subject, start, stop in content], np.int64)
-    plan = packing.plan(lengths, context, SEGMENTS, None)
-    for first in range(0, len(plan), ROWS):
-        batch = rows.empty(ROWS, context, SEGMENTS)
-        placed = [plan.row(i) for i in range(first, min(first + ROWS, len(plan)))]
-        for row, members in enumerate(placed):
-            rows.fill(batch, row, [content[i] for i in members])
+    for batch, placed in _batches(run, content, ROWS):
         hidden = np.asarray(run.encode(batch), np.float32)
-        for row, members in enumerate(placed):
+        for i, row, span in placed:
+            yield i, hidden[row, span]
+
+
+def _batches(run: Any, content: Sequence[Window], size: int) -> Iterator[tuple[Batch, list[tuple[int, int, slice]]]]:
+    """Windows packed in batches of `size` rows; for each window in a batch its index, its row and its place there."""
+    context = run.config["data"]["context_length"]
+    lengths = [subject.num_static + stop - start for subject, start, stop in content]
+    plan = packing.plan(np.array(lengths, np.int64), context, SEGMENTS, None)
+    for first in range(0, len(plan), size):
+        batch, placed = rows.empty(size, context, SEGMENTS), []
+        for row, members in enumerate(plan.row(i) for i in range(first, min(first + size, len(plan)))):
+            rows.fill(batch, row, [content[i] for i in members])
             at = 0
-            for i in members:
-                yield int(i), hidden[row, at : at + lengths[i]]
+            for i in members.tolist():
+                placed.append((i, row, slice(at, at + lengths[i])))
                 at += lengths[i]
+        yield batch, placed
 
 
 def pooled(hidden: np.ndarray, real: np.ndarray, pool: str) -> np.ndarray:
@@ -64,6 +72,12 @@ def pooled(hidden: np.ndarray, real: np.ndarray, pool: str) -> np.ndarray:
         return hidden[-1]
     chosen = hidden[real] if real.any() else hidden
     return chosen.mean(axis=0) if pool == "mean" else chosen.max(axis=0)
+
+
+def _pooled_parts(parts: Sequence[tuple[int, np.ndarray, np.ndarray]], pool: str) -> np.ndarray:
+    """As `pooled`, of several parts (place, hidden, real) in order of their places."""
+    given = sorted(parts, key=lambda part: part[0])
+    return pooled(*(np.concatenate([part[k] for part in given]) for k in (1, 2)), pool)
 
 
 def check_pool(pool: str) -> None:
@@ -85,8 +99,27 @@ class Vectors:
     vectors: np.ndarray
 
 
+@dataclass(frozen=True)
+class Received:
+    """How much attention some tokens receive.
+
+    Attributes:
+      token: [N] int32 ids, those that occur.
+      count: [N] int64 occurrences.
+      attention: [N, layers, heads] float32: the weights on an occurrence, added up over the positions of its window, in
+        the mean over the occurrences. Where all positions attended to all evenly, each would receive 1.
+    """
+
+    token: np.ndarray
+    count: np.ndarray
+    attention: np.ndarray
+
+
 def visits(run: Any, subjects: Sequence[Subject], *, pool: str, alone: bool = True) -> Vectors:
     """A vector for each visit of some subjects, all in one packed run of the model.
+
+    A visit by itself that is longer than the context is encoded in equal pieces, each behind a [CLS]; 'mean' and 'max'
+    are over the codes of all pieces, 'cls' is the first piece's, 'last' the last one's.
 
     Args:
       run: an opened run.
@@ -102,21 +135,28 @@ def visits(run: Any, subjects: Sequence[Subject], *, pool: str, alone: bool = Tr
     specials = run.vocabulary.num_specials
     found: dict[tuple[int, int], np.ndarray] = {}
     told: dict[tuple[int, int], tuple[int, int]] = {}
+    # Of each visit: the place of a piece in its subject, its hidden states, and which of these are of codes.
+    parts: dict[tuple[int, int], list[tuple[int, np.ndarray, np.ndarray]]] = {}
     context = run.config["data"]["context_length"]
     if alone:
-        content, keys = [], []
+        content, keys, starts = [], [], []
         for place, subject in enumerate(subjects):
             for visit, span in _visits(subject):
-                real = np.flatnonzero(subject.tokens[span] >= specials)[: context - 1] + span.start
+                real = np.flatnonzero(subject.tokens[span] >= specials) + span.start
                 if len(real):
-                    content.append((_alone(subject, real, run.vocabulary.cls), 0, len(real) + 1))
-                    keys.append((place, visit))
                     told[place, visit] = (int(subject.times[real[0]]), len(real))
+                    for piece in np.array_split(real, -(-len(real) // (context - 1))):
+                        content.append((_alone(subject, piece, run.vocabulary.cls), 0, len(piece) + 1))
+                        keys.append((place, visit))
+                        starts.append(int(piece[0]))
         for i, hidden in hidden_states(run, content):
-            found[keys[i]] = pooled(hidden, content[i][0].tokens >= specials, pool)
+            given = parts.setdefault(keys[i], [])
+            given.append((starts[i], hidden, content[i][0].tokens >= specials))
+            # What is complete is pooled at once: all hidden states of a group would be too many to hold.
+            if sum(len(part[1]) - 1 for part in given) == told[keys[i]][1]:
+                found[keys[i]] = _pooled_parts(parts.pop(keys[i]), pool)
     else:
         content, owners = _tiled(subjects, context)
-        parts: dict[tuple[int, int], list[tuple[int, np.ndarray, np.ndarray]]] = {}
         for i, hidden in hidden_states(run, content):
             subject, start, stop = content[i]
             numbers = subject.visits[start:stop]
@@ -129,11 +169,7 @@ def visits(run: Any, subjects: Sequence[Subject], *, pool: str, alone: bool = Tr
                     first = int(subject.times[start + span[real][0]])
                     before, count = told.get((owners[i], int(visit)), (first, 0))
                     told[owners[i], int(visit)] = (min(before, first), count + int(real.sum()))
-        for key, given in parts.items():
-            given.sort(key=lambda part: part[0])
-            found[key] = pooled(
-                np.concatenate([part[1] for part in given]), np.concatenate([part[2] for part in given]), pool
-            )
+    found.update({key: _pooled_parts(given, pool) for key, given in parts.items()})
     keys = sorted(found)
     columns = {
         "subject_id": np.array([subjects[place].subject_id for place, _ in keys], np.int64),
@@ -164,12 +200,8 @@ def patients(run: Any, subjects: Sequence[Subject], *, pool: str) -> Vectors:
         parts.setdefault(owners[i], []).append((start, hidden, real))
     vectors = []
     for place in range(len(subjects)):
-        given = sorted(parts[place], key=lambda part: part[0])
-        if pool in ("cls", "last"):
-            vectors.append(pooled(given[-1][1], given[-1][2], pool))
-        else:
-            hidden, real = (np.concatenate([part[k] for part in given]) for k in (1, 2))
-            vectors.append(pooled(hidden, real, pool))
+        last = max(parts[place], key=lambda part: part[0])
+        vectors.append(_pooled_parts([last] if pool in ("cls", "last") else parts[place], pool))
     columns = {
         "subject_id": np.array([s.subject_id for s in subjects], np.int64),
         "visits": np.array([len(np.unique(s.visits[s.num_static :])) for s in subjects], np.int32),
@@ -202,6 +234,43 @@ def contextual_codes(run: Any, splits: Sequence[Split], *, progress: Progress | 
         raise InputError("The dataset holds no tokens.")
     vectors = (total[there] / counts[there, None]).astype(np.float32)
     return Vectors({"token": there.astype(np.int32), "count": counts[there]}, vectors)
+
+
+def received_attention(run: Any, splits: Sequence[Split], *, progress: Progress | None = None) -> Received:
+    """For each token the attention that its occurrences receive from their windows, in the mean; see `Received`.
+
+    A row of the context at a time goes through the model, which holds layers * heads * context_length^2 weights of it.
+
+    Raises:
+      InputError: the model has no attention, or the dataset holds no tokens.
+    """
+    size = len(run.vocabulary)
+    total, counts = None, np.zeros(size, np.int64)
+    for subjects in _groups(splits, progress):
+        content, _ = _tiled(subjects, run.config["data"]["context_length"])
+        for batch, placed in _batches(run, content, 1):
+            # [layers, heads, queries, keys] of the one row; queries of other windows have no weight on its keys.
+            received = run.attention(batch)[:, 0].sum(axis=2, dtype=np.float64)
+            for i, row, span in placed:
+                subject, start, _ = content[i]
+                # As in contextual_codes.
+                skip = subject.num_static if start > subject.num_static else 0
+                shown = batch["tokens"][row, span][skip:]
+                if total is None:
+                    total = np.zeros((size, *received.shape[:2]), np.float64)
+                np.add.at(total, shown, np.moveaxis(received[:, :, span], 2, 0)[skip:])
+                counts += np.bincount(shown, minlength=size)
+    if total is None:
+        raise InputError("The dataset holds no tokens.")
+    there = np.flatnonzero(counts)
+    mean = (total[there] / counts[there, None, None]).astype(np.float32)
+    return Received(there.astype(np.int32), counts[there], mean)
+
+
+def write_attention(output: Path, found: Received, strings: np.ndarray) -> None:
+    """Writes an .npz file with token, str, count [N] and attention [N, layers, heads]; `strings` are all tokens'."""
+    check_output(output, (".npz",))
+    _savez(output, {**vars(found), "str": strings[found.token]})
 
 
 def stream(
@@ -244,41 +313,62 @@ def stream(
 def write(output: Path, found: Vectors) -> int:
     """Writes vectors that are in hand; see `stream`."""
     check_output(output)
-    with files.written_file(output) as temporary:
-        if output.suffix == ".npz":
-            with open(temporary, "wb") as file:
-                np.savez(file, vectors=found.vectors, **found.columns)
-        else:
+    if output.suffix == ".npz":
+        _savez(output, {"vectors": found.vectors, **found.columns})
+    else:
+        with files.written_file(output) as temporary:
             pq.write_table(as_table(found), temporary, compression="zstd")
     return len(found.vectors)
 
 
-def check_output(output: Path) -> None:
-    """Raises InputError where vectors cannot be written to a file."""
-    if output.suffix not in (".parquet", ".npz"):
-        raise InputError(f"{output} ends in {output.suffix!r}; vectors are written to .parquet or .npz.")
+def _savez(output: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with files.written_file(output) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def check_output(output: Path, endings: Sequence[str] = (".parquet", ".npz")) -> None:
+    """Raises InputError where a file cannot be written: it has another ending, exists, or cannot be made."""
+    if output.suffix not in endings:
+        raise InputError(f"{output} ends in {output.suffix!r}; this is written to {' or '.join(endings)}.")
     if output.exists():
         raise InputError(f"{output} already exists; remove it or name another file.")
+    files.check_place(output)
 
 
 def read(path: str | Path) -> Vectors:
     """Reads what `stream` or `write` has written.
 
     Raises:
-      InputError: the file is missing or is none of these.
+      InputError: the file is missing, damaged, or is none of these.
     """
     path = Path(path)
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
-            return Vectors(columns, columns.pop("vectors"))
-        table = pq.read_table(path)
-        vectors = table["vector"].combine_chunks()
-        columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "vector"}
-        return Vectors(columns, vectors.flatten().to_numpy().reshape(len(table), -1))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise InputError(f"{path} holds no vectors that encode has written.") from error
+            vectors = columns.pop("vectors")
+        else:
+            table = pq.read_table(path)
+            columns = {n: table[n].to_numpy(zero_copy_only=False) for n in table.column_names if n != "vector"}
+            vectors = _matrix(table["vector"])
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
+        raise InputError(f"{path} holds no vectors that encode has written, or is truncated.") from error
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise InputError(f"{path} holds {vectors.dtype} of shape {list(vectors.shape)}; vectors are rows of numbers.")
+    for name, column in columns.items():
+        if column.shape != (len(vectors),):
+            raise InputError(f"{path} has {len(vectors)} vectors, but {name} is of shape {list(column.shape)}.")
+    return Vectors(columns, vectors)
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """[N, D] of a column of lists of one size. Raises ArrowException or ValueError for others."""
+    kind = column.type
+    if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise ValueError(f"the column is of {kind}")
+    flat = column.combine_chunks().flatten()
+    column.cast(pa.list_(kind.value_type, len(flat) // max(len(column), 1)))  # fails where lengths differ
+    return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def joined(parts: Sequence[Vectors]) -> Vectors:
@@ -302,6 +392,8 @@ def splits_of(dataset: TokenDataset, names: str) -> list[Split]:
     chosen = every if names == "all" else tuple(names.split(","))
     if unknown := [name for name in chosen if name not in every]:
         raise InputError(f"--split is {unknown[0]!r}; choose {', '.join(every)} or all.")
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"--split is {names!r}, which names a split twice; name each once.")
     return [dataset.split(name) for name in chosen]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from ehrjax.core.errors import InputError
 from ehrjax.hf import tensors
 
 TENSOR, CODES = "embeddings", "codes"
+# Other names of the codes in PyTorch's files, and what these say of the table's own shape.
+_CODES_TOO = (CODES, "vocab", "tokens")
+_SIZES = ("vocab_size", "embedding_dim")
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Embeddings:
     Attributes:
       vectors: [N, D] float32.
       codes: N strings, each once; None where the file does not name them.
-      metadata: what else the file said, strings by name.
+      metadata: what else the file said, strings by name; not the sizes, which the vectors tell.
     """
 
     vectors: np.ndarray
@@ -61,9 +66,30 @@ def read(path: str | Path, *, codes: str | Path | None = None) -> Embeddings:
         if path.suffix not in readers:
             raise InputError(f"{path} ends in {path.suffix!r}; embeddings are read from {', '.join(sorted(readers))}.")
         found = readers[path.suffix](path)
-    if codes is not None:
-        found = Embeddings(found.vectors, tuple(_read_codes(Path(codes))), found.metadata)
-    return _checked(found, path)
+    named = found.codes if codes is None else tuple(_read_codes(Path(codes)))
+    told = {name: value for name, value in found.metadata.items() if name not in _SIZES}
+    return _checked(Embeddings(found.vectors, named, told), path)
+
+
+@contextlib.contextmanager
+def _text(path: Path) -> Iterator[None]:
+    """What is raised while a text file is read as InputError."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    except csv.Error as error:
+        raise InputError(
+            f"{path} cannot be read as CSV ({error}); write it again, a code and its numbers a line."
+        ) from error
+
+
+def _floats(array: np.ndarray, path: Path) -> np.ndarray:
+    """An array of numbers as float32; others, complex ones among them, are refused."""
+    # To numpy, bfloat16 and float8 are of no kind that it knows.
+    if array.dtype.kind not in "biuf" and not array.dtype.name.startswith(("bfloat16", "float8")):
+        raise InputError(f"{path} holds values of the type {array.dtype}; save the table as float32.")
+    return array.astype(np.float32)
 
 
 def _checked(found: Embeddings, path: Path) -> Embeddings:
@@ -114,7 +140,7 @@ def _safetensors(path: Path) -> Embeddings:
         names = None if codes is None else tuple(json.loads(codes))
     except ValueError as error:
         raise InputError(f"{path} has codes that are no JSON list; write it again.") from error
-    return Embeddings(there[name].read().astype(np.float32), names, told)
+    return Embeddings(_floats(there[name].read(), path), names, told)
 
 
 def _the_one(names: Sequence[str], path: Path) -> str:
@@ -128,13 +154,17 @@ def _the_one(names: Sequence[str], path: Path) -> str:
 
 def _npy(path: Path) -> Embeddings:
     try:
-        return Embeddings(np.load(path, allow_pickle=False).astype(np.float32))
-    except (ValueError, OSError, EOFError) as error:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no plain .npy array; save it with numpy.save, without objects.") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise InputError(f"{path} is an archive of numpy.savez, no plain .npy array; save the table with numpy.save.")
+    return Embeddings(_floats(array, path))
 
 
 def _torch(path: Path) -> Embeddings:
-    """A tensor, or a mapping with a table under `embeddings` and perhaps `codes` and `metadata`."""
+    """A tensor, or a mapping with a table under `embeddings` and perhaps `codes` (or `vocab`) and `metadata`."""
     value = tensors.load_torch(path)
     there = tensors.tensors_of(value, path)
     name = _the_one([n for n, t in there.items() if len(t.shape) == 2], path)
@@ -142,8 +172,10 @@ def _torch(path: Path) -> Embeddings:
     codes = None
     if isinstance(value, Mapping):
         for key, told in value.items():
-            if key in (CODES, "vocab", "tokens") and isinstance(told, (list, tuple)):
+            if key in _CODES_TOO and isinstance(told, (list, tuple)):
                 codes = tuple(map(str, told))
+            elif key in _CODES_TOO and isinstance(told, Mapping):
+                codes = _by_row(told, f"{path}, {key}")
             elif isinstance(told, (str, int, float)):
                 metadata[str(key)] = str(told)
             elif isinstance(told, Mapping) and key == "metadata":
@@ -151,20 +183,56 @@ def _torch(path: Path) -> Embeddings:
         size = metadata.get("vocab_size")
         if size is not None and size != str(there[name].shape[0]):
             raise InputError(f"{path} says vocab_size = {size}, but its table has {there[name].shape[0]} rows.")
-    return Embeddings(there[name].read().astype(np.float32), codes, metadata)
+    try:
+        array = there[name].read()
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"{path} holds a table of {there[name].dtype} that numpy cannot have (of few bits, sparse, or without its "
+            "values); save it as a dense float32 tensor."
+        ) from error
+    return Embeddings(_floats(array, path), codes, metadata)
+
+
+def _by_row(told: Mapping[Any, Any], where: str) -> tuple[str, ...]:
+    """The codes of a mapping code -> row, in order of the rows."""
+    back = {row: str(code) for code, row in told.items() if isinstance(row, int)}
+    if sorted(back) != list(range(len(told))):
+        raise InputError(f"{where} does not give the rows 0, 1, 2, ... a code each; write a list of codes instead.")
+    return tuple(back[row] for row in range(len(told)))
 
 
 def _csv(path: Path) -> Embeddings:
-    """A header, then a code and its numbers a line."""
-    with open(path, encoding="utf-8", newline="") as stream:
-        lines = csv.reader(stream)
-        next(lines, None)
-        return _rows(((line[0], line[1:]) for line in lines if line), path, first=2)
+    """A code and its numbers a line, behind a header that may lack."""
+    with _text(path), open(path, encoding="utf-8", newline="") as stream:
+        lines = (line for line in csv.reader(stream) if line)
+        first = next(lines, [])
+        ahead = [] if _is_header(first, path) else [first]
+        return _rows(((line[0], line[1:]) for part in (ahead, lines) for line in part), path, first=2 - len(ahead))
+
+
+def _is_header(line: Sequence[str], path: Path) -> bool:
+    """Whether the first line of a CSV file names columns: by no numbers, or by 0, 1, 2, ... or 1, 2, 3, ..."""
+    numbers = [_is_number(cell) for cell in line[1:]]
+    if any(numbers) and not all(numbers):
+        place = numbers.index(False) + 2
+        raise InputError(
+            f"{path}, line 1, column {place} is {line[place - 1]!r} among numbers; write a header, or numbers."
+        )
+    counted = any(list(line[1:]) == [str(i + start) for i in range(len(numbers))] for start in (0, 1))
+    return not any(numbers) or (counted and (len(numbers) > 1 or not line[0]))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _word2vec_text(path: Path) -> Embeddings:
     """word2vec's text format: a line with both sizes (may lack, as in GloVe), then a word and its numbers a line."""
-    with open(path, encoding="utf-8") as stream:
+    with _text(path), open(path, encoding="utf-8") as stream:
         lines = (line.rstrip("\n").rstrip(" ") for line in stream)
         first = next(lines, "")
         sizes = first.split(" ")
@@ -232,14 +300,17 @@ def _read_codes(path: Path) -> list[str]:
         from ehrjax.vocab import vocabulary as vocabularies
 
         return vocabularies.read(path).strings
-    return path.read_text(encoding="utf-8").splitlines()
+    with _text(path):
+        # Not splitlines, which divides at characters that a code may have.
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def write(path: str | Path, found: Embeddings) -> None:
     """Writes a table; its ending tells the kind: .safetensors, .npy (without codes), .pt, .txt, .vec, .bin, .csv.
 
     Raises:
-      InputError: the ending is none of these, or the kind needs codes and there are none.
+      InputError: the ending is none of these, the table has no rows, or the kind needs codes and there are none, or
+        cannot have one of them.
     """
     path = Path(path)
     writers: dict[str, Callable[[Path, Embeddings], None]] = {
@@ -255,6 +326,8 @@ def write(path: str | Path, found: Embeddings) -> None:
         raise InputError(f"{path} ends in {path.suffix!r}; embeddings are written to {', '.join(sorted(writers))}.")
     if path.exists():
         raise InputError(f"{path} already exists; remove it or name another file.")
+    if not found.vectors.size:
+        raise InputError(f"No row is left to write to {path}; give a mapping, or more ways to match.")
     with files.written_file(path) as temporary:
         writers[path.suffix](temporary, found)
 
@@ -278,17 +351,24 @@ def _write_torch(path: Path, found: Embeddings) -> None:
         raise InputError("Writing .pt needs torch; pip install 'ehrjax[torch]', or write .safetensors.") from error
     value: dict[str, Any] = {
         TENSOR: torch.from_numpy(np.ascontiguousarray(found.vectors)),
-        "vocab_size": len(found.vectors),
-        "embedding_dim": found.vectors.shape[1],
-        "metadata": dict(found.metadata),
+        **dict(zip(_SIZES, found.vectors.shape)),
+        "metadata": {name: value for name, value in found.metadata.items() if name not in _SIZES},
     }
     if found.codes is not None:
         value[CODES] = list(found.codes)
     torch.save(value, path)
 
 
-def _write_text(path: Path, found: Embeddings) -> None:
+def _lines(found: Embeddings) -> tuple[str, ...]:
+    """The codes, none of which may have a line break."""
     codes = found.named("The table")
+    if broken := next((code for code in codes if "\n" in code or "\r" in code), None):
+        raise InputError(f"The code {broken!r} holds a line break, which word2vec's formats cannot have; write .csv.")
+    return codes
+
+
+def _write_text(path: Path, found: Embeddings) -> None:
+    codes = _lines(found)
     with open(path, "w", encoding="utf-8") as stream:
         stream.write(f"{len(codes)} {found.vectors.shape[1]}\n")
         for code, vector in zip(codes, found.vectors):
@@ -296,7 +376,7 @@ def _write_text(path: Path, found: Embeddings) -> None:
 
 
 def _write_binary(path: Path, found: Embeddings) -> None:
-    codes = found.named("The table")
+    codes = _lines(found)
     if spaced := next((code for code in codes if " " in code), None):
         raise InputError(f"The code {spaced!r} holds a blank, which word2vec's binary format cannot have.")
     with open(path, "wb") as stream:

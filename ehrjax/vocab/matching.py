@@ -1,10 +1,16 @@
-"""Which token of one vocabulary stands for which of another: exactly, by a table, by normalised code, by hierarchy."""
+"""Which token of one vocabulary stands for which of another: exactly, by a table, by normalised code, by hierarchy.
+
+A token is read as what its code is (a code system, else a kind), the code, a unit and a bin. Only these are told apart;
+whatever else stands in a token is a part of its code. Codes of two systems are never alike.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -12,58 +18,146 @@ from ehrjax.core.errors import InputError
 from ehrjax.vocab.recipe import SPECIALS
 
 WAYS = ("exact", "map", "normalised", "hierarchy")
-# Characters of an NDC that say labeler and product; the last two say the package.
-NDC_LENGTH, NDC_PRODUCT = 11, 9
-# A code of a hierarchy is cut to this many characters at least (the ICD category).
-SHORTEST = 3
+# What is told of a match: 'normalised' finds 'unit' and 'bin' as well, where one of the two codes does not say it.
+TOLD = ("exact", "map", "normalised", "unit", "bin", "hierarchy")
+# An ICD code is cut down to its category: three characters, in ICD-9's external causes four (E850).
+CATEGORY, CATEGORY_OF_CAUSES = 3, 4
+
 _SEPARATORS = re.compile(r"//|[:|]")
-_BIN = re.compile(r"//Q\d+$")
-_ICD = re.compile(r"[a-z]\d[0-9a-z]|\d{3}|e\d{3}|v\d{2}")
-# What the words before a code say it is.
+_BIN = re.compile(r"//(Q\d+)$")
+# Words that say a kind and no system.
 _KINDS = {
-    "diagnosis": ("diagnosis", "dx", "condition", "icd", "icd9", "icd9cm", "icd10", "icd10cm", "snomed", "snomedct_us"),
-    "procedure": ("procedure", "pr", "icd9proc", "icd9pcs", "icd10pcs", "cpt", "cpt4", "hcpcs"),
-    "drug": ("drug", "medication", "prescription", "rx", "ndc", "rxnorm", "atc"),
-    "measurement": ("lab", "lx", "loinc", "measurement", "vital"),
+    "diagnosis": ("diagnosis", "dx", "condition"),
+    "procedure": ("procedure", "pr"),
+    "drug": ("drug", "medication", "prescription", "rx"),
+    "measurement": ("lab", "lx", "measurement", "vital"),
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
+# Words that say a system; what those of _VERSIONS say depends on the kind before them.
+_SYSTEM_OF = {
+    "icd9cm": "ICD9CM", "icd10cm": "ICD10CM", "icd9proc": "ICD9PROC", "icd9pcs": "ICD9PROC", "icd10pcs": "ICD10PCS",
+    "cpt": "CPT", "cpt4": "CPT", "hcpcs": "HCPCS", "ndc": "NDC", "rxnorm": "RXNORM", "atc": "ATC", "loinc": "LOINC",
+    "snomed": "SNOMED", "snomedct": "SNOMED", "snomedctus": "SNOMED",
+}  # fmt: skip
+_ICD, _VERSIONS = "icd", {"icd9": ("ICD9CM", "ICD9PROC"), "icd10": ("ICD10CM", "ICD10PCS")}
+# How the codes of a system look, and which kinds they have.
+_ATC = r"(A(0\d|1[0-6])|B0\d|C(0\d|10)|D(0\d|1[01])|[GHJLMNPRS]0\d|V([01]\d|20))([A-Z]([A-Z](\d\d)?)?)?"
+_FORMS = {
+    "ICD10CM": (("diagnosis",), r"[A-Z]\d[0-9A-Z]([.-]?[0-9A-Z]{1,4})?"),
+    "ICD9CM": (("diagnosis",), r"\d{3}([.-]?\d{1,2})?|V\d\d([.-]?\d{1,2})?|E(0[0-2]\d|030|[89]\d\d)([.-]?\d)?"),
+    "ICD9PROC": (("procedure",), r"\d\d([.-]?\d{1,2})?"),
+    "ICD10PCS": (("procedure",), r"(?=.*\d)[0-9B-DF-HX][0-9A-HJ-NP-Z]{6}"),
+    "HCPCS": (("procedure", "drug"), r"[A-EGHJ-MP-V]\d{4}"),
+    "ATC": (("drug",), _ATC),
+    "NDC": (("drug",), r"\d{4,5}-\d{3,4}-\d{1,2}"),
+    "LOINC": (("measurement",), r"\d{3,5}-\d"),
+}
+_DOTTED = ("ICD10CM", "ICD9CM", "ICD9PROC", "LOINC", "NDC")
 
 MATCH_SCHEMA = {"str": pl.String, "source": pl.String, "how": pl.String}
 
 
-def normalised(token: str) -> tuple[str, str]:
-    """What a token's code is ("" where no word says it), and the code without case, dots, dashes and prefixes.
+class Code(NamedTuple):
+    """What a token says.
 
-    Units and bins behind the code are left out; an 11-digit NDC is left without its package.
-
-    >>> normalised("DIAGNOSIS//ICD10CM//E11.65"), normalised("e11.65")
-    (('diagnosis', 'e1165'), ('', 'e1165'))
-    >>> normalised("LAB//50912//mg/dL//Q3"), normalised("NDC:00071-0155-23")
-    (('measurement', '50912'), ('drug', '000710155'))
+    Attributes:
+      kind: a system in capitals, else a kind or the word before the code in small letters; "" where nothing says it.
+      code: the code and all of its qualifiers.
+      unit: of a measurement; "" where the token does not say it.
+      bin: Q1, Q2, ... or "".
     """
-    parts = [part.strip() for part in _SEPARATORS.split(_BIN.sub("", token))]
-    kind = ""
-    while len(parts) > 1 and (word := re.sub(r"[\s-]", "", parts[0]).lower()) in _KIND_OF:
-        kind = kind or _KIND_OF[word]
+
+    kind: str
+    code: str
+    unit: str = ""
+    bin: str = ""
+
+
+def normalised(token: str) -> Code:
+    """A token's kind, and its code without case and prefixes; where dots and dashes mean nothing, without these.
+
+    A system that is not said is taken from how the code looks, if it can be of one only. An NDC loses its package.
+
+    >>> tuple(normalised("DIAGNOSIS//ICD//10//E1165")), tuple(normalised("e11.65"))
+    (('ICD10CM', 'e1165', '', ''), ('ICD10CM', 'e1165', '', ''))
+    >>> tuple(normalised("LAB//50912//mg/dL//Q3")), tuple(normalised("NDC:00071-0155-23"))
+    (('measurement', '50912', 'mg/dl', 'Q3'), ('NDC', '000710155', '', ''))
+    >>> tuple(normalised("TRANSFER//admit//Medicine"))
+    ('transfer', 'admit//medicine', '', '')
+    """
+    found = _BIN.search(token)
+    parts = [" ".join(part.split()) for part in _SEPARATORS.split(_BIN.sub("", token))]
+    kind = system = ""
+    icd = False
+    while len(parts) > 1 and not system:
+        word = re.sub(r"[\s_-]", "", parts[0]).lower()
+        if word == _ICD and len(parts) > 2 and (whole := word + parts[1].lower()) in {**_VERSIONS, **_SYSTEM_OF}:
+            word, parts = whole, parts[1:]
+        if word in _VERSIONS:
+            system = _VERSIONS[word][kind == "procedure"]
+        elif word in _SYSTEM_OF:
+            system = _SYSTEM_OF[word]
+        elif word == _ICD:
+            icd, kind = True, kind or "diagnosis"
+        elif word in _KIND_OF and not kind:
+            kind = _KIND_OF[word]
+        else:
+            break
         parts = parts[1:]
-    if len(parts) > 1 and not kind:
+    if len(parts) > 1 and not (kind or system):
         # A word that is not known is a kind of its own: X//1 is no LAB//1.
         kind, parts = parts[0].lower(), parts[1:]
-    code = re.sub(r"[.\-\s]", "", parts[0]).lower()
-    if len(code) == NDC_LENGTH and code.isdigit():
-        code = code[:NDC_PRODUCT]
-    return kind, code
+    else:
+        system = system or _system_of(kind, parts[0].upper(), icd)
+    unit = ""
+    if len(parts) == 2 and (kind == "measurement" or system == "LOINC") and _is_unit(parts[1]):
+        unit = parts.pop().lower().replace("unk", "")
+    first = _plain(system, parts[0].lower())
+    return Code(
+        system or kind, "//".join([first, *(part.lower() for part in parts[1:])]), unit, found[1] if found else ""
+    )
 
 
-def ancestors(code: str) -> list[str]:
-    """A normalised ICD code's ancestors, the nearest first; other codes have none.
+def _system_of(kind: str, code: str, icd: bool) -> str:
+    """The only system in which a code of a kind can look so; "" for none or several."""
+    # A number may be anyone's, and so may a bare M12 (a month) or Q10 (a bin): a dot or dash tells more.
+    if not icd and re.fullmatch(r"\d*" if kind else r"[\d.]*|[^.-]*", code):
+        return ""
+    systems = [s for s in _FORMS if not icd or s.startswith("ICD")]
+    fit = [s for s in systems if (not kind or kind in _FORMS[s][0]) and re.fullmatch(_FORMS[s][1], code)]
+    return fit[0] if len(fit) == 1 else ""
 
-    >>> ancestors("e1165")
+
+def _plain(system: str, code: str) -> str:
+    if system not in _DOTTED:
+        return code
+    if system == "NDC" and len(groups := code.split("-")) == 3:
+        # Labeler and product have five and four digits, whichever of them is written with one less.
+        code = f"{groups[0]:>05}{groups[1]:>04}{groups[2]:>02}"
+    code = re.sub(r"[.\-\s]", "", code)
+    return code[:9] if system == "NDC" and len(code) == 11 else code
+
+
+@lru_cache(maxsize=10_000)
+def _is_unit(text: str) -> bool:
+    """Whether text behind a measurement's code is its unit: pint knows it, or it is UNK (no unit was recorded)."""
+    from ehrjax.vocab.steps.merge_units import factor_between
+
+    if text.lower() == "unk":
+        return True
+    return bool(re.search(r"[^\W\d_]|%", text)) and factor_between(text, text) is not None
+
+
+def ancestors(code: Code) -> list[Code]:
+    """The ancestors of a code of ICD-10-CM or ICD-9-CM, the nearest first; other codes have none.
+
+    >>> [up.code for up in ancestors(normalised("E11.65"))]
     ['e116', 'e11']
     """
-    if not _ICD.match(code):
+    if code.kind not in ("ICD10CM", "ICD9CM") or not re.fullmatch(_FORMS[code.kind][1], code.code.upper()):
         return []
-    return [code[:length] for length in range(len(code) - 1, SHORTEST - 1, -1)]
+    shortest = CATEGORY_OF_CAUSES if code.kind == "ICD9CM" and code.code.startswith("e") else CATEGORY
+    return [code._replace(code=code.code[:length]) for length in range(len(code.code) - 1, shortest - 1, -1)]
 
 
 def match(
@@ -79,11 +173,13 @@ def match(
       wanted: tokens, each once.
       there: tokens to choose from; of several that are alike, the first is taken.
       mapping: a user's table, wanted -> there.
-      ways: some of WAYS, in order. 'hierarchy' takes the nearest ancestor of a normalised ICD code that is there.
+      ways: some of WAYS, in order. 'normalised' takes the same code, unit and bin; else ('unit') the same code and bin
+        where one of the two does not say its unit; else ('bin') for a code with a bin the code without one. 'hierarchy'
+        takes the nearest ancestor in ICD-10-CM or ICD-9-CM that is there.
 
     Returns:
-      MATCH_SCHEMA, a row a wanted token in order; source and how are null where nothing was found. Specials are matched
-      exactly or not at all.
+      MATCH_SCHEMA, a row a wanted token in order; how is one of TOLD; source and how are null where nothing was found.
+      Specials are matched exactly or not at all.
 
     Raises:
       InputError: an unknown way, or a mapping to a token that is not there.
@@ -94,18 +190,11 @@ def match(
     for token, target in (mapping or {}).items():
         if token in asked and target not in known:
             raise InputError(f"The mapping sends {token!r} to {target!r}, which is not in the other vocabulary.")
-    # By kind and code, and by code alone: a code without a kind may be of any.
-    by_code: dict[tuple[str | None, str], str] = {}
+    by_code: dict[tuple[str, str], dict[Code, str]] = {}
     for token in there:
-        kind, code = normalised(token)
-        if token not in SPECIALS and code:
-            by_code.setdefault((kind, code), token)
-            by_code.setdefault((None, code), token)
-
-    def alike(kind: str, code: str) -> str | None:
-        if not kind:
-            return by_code.get((None, code))
-        return by_code.get((kind, code)) or by_code.get(("", code))
+        code = normalised(token)
+        if token not in SPECIALS and code.code:
+            by_code.setdefault(code[:2], {}).setdefault(code, token)
 
     def one(token: str) -> tuple[str | None, str | None]:
         for way in ways:
@@ -115,16 +204,31 @@ def match(
                 continue
             if way == "map" and mapping and token in mapping:
                 return mapping[token], way
-            kind, code = normalised(token)
-            if way == "normalised" and (found := alike(kind, code)):
-                return found, way
-            if way == "hierarchy" and kind in ("", "diagnosis"):
-                found = next((near for up in ancestors(code) if (near := alike(kind, up))), None)
-                if found:
+            if way == "normalised":
+                code = normalised(token)
+                source, how = _nearest(code, by_code.get(code[:2], {}))
+                if source is not None:
+                    return source, how
+            if way == "hierarchy":
+                alike = (by_code.get(up[:2], {}).get(up) for up in ancestors(normalised(token)))
+                if found := next((source for source in alike if source is not None), None):
                     return found, way
         return None, None
 
     return pl.DataFrame([(token, *one(token)) for token in wanted], schema=MATCH_SCHEMA, orient="row")
+
+
+def _nearest(code: Code, alike: Mapping[Code, str]) -> tuple[str | None, str | None]:
+    """Of tokens with the same kind and code the one that is nearest in unit and bin, and how it was found."""
+    if code in alike:
+        return alike[code], "normalised"
+    for how, bin_ in (("unit", code.bin), ("bin", "")):
+        near = [c for c in alike if c.bin == bin_ and (c.unit == code.unit or not (c.unit and code.unit))]
+        same = [c for c in near if c.unit == code.unit] or near
+        # A code without a unit is none of several codes with different units.
+        if len({c.unit for c in same}) == 1:
+            return alike[same[0]], how
+    return None, None
 
 
 def read_mapping(path: str | Path) -> dict[str, str]:
@@ -145,7 +249,7 @@ def read_mapping(path: str | Path) -> dict[str, str]:
 
 
 def coverage(found: pl.DataFrame, counts: Sequence[int]) -> dict[str, dict[str, float]]:
-    """way -> share of tokens and of occurrences that it matched; 'all' adds them up. Specials do not count.
+    """How (see TOLD) -> share of tokens and of occurrences that it matched; 'all' adds them up. Specials do not count.
 
     Args:
       found: from `match`.
@@ -154,7 +258,7 @@ def coverage(found: pl.DataFrame, counts: Sequence[int]) -> dict[str, dict[str, 
     told = found.with_columns(pl.Series("count", counts, pl.Int64)).filter(~pl.col("str").is_in(list(SPECIALS)))
     tokens, occurrences = max(len(told), 1), max(int(told["count"].sum()), 1)
     result = {}
-    for way in (*WAYS, "all"):
+    for way in (*TOLD, "all"):
         own = told.filter(pl.col("how").is_not_null() if way == "all" else pl.col("how") == way)
         result[way] = {"tokens": len(own) / tokens, "occurrences": int(own["count"].sum()) / occurrences}
     return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 
 import jax
@@ -76,6 +78,48 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     saved.close()
     with pytest.raises(InputError, match="no complete checkpoint"):
         checkpoint.read_subtree(tmp_path / "nothing", "params")
+
+
+def big(state: dict) -> dict:
+    """A state whose arrays lie in files of their own."""
+    return jax.tree.map(lambda x: np.tile(np.asarray(x, np.float32).reshape(-1), 2000), state)
+
+
+def restored(folder: Path) -> None:
+    with contextlib.closing(checkpoint.Checkpoints(folder)) as saved:
+        saved.restore(big(STATE))
+
+
+@pytest.mark.parametrize("way", ["of a run", "alone"])
+def test_a_truncated_file_is_one_sentence(way: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    if way == "alone":
+        checkpoint.write(whole, big(STATE), {"epoch": 0})
+    else:
+        saved = checkpoint.Checkpoints(whole)
+        saved.save(0, big(STATE), {"epoch": 0})
+        saved.close()
+    refused = 0
+    for number, file in enumerate(path for path in (whole / "0" / "state").rglob("*") if path.is_file()):
+        damaged = tmp_path / str(number)
+        shutil.copytree(whole, damaged)
+        part = damaged / file.relative_to(whole)
+        part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+        for read in (
+            lambda folder: checkpoint.read_subtree(folder, "params"),
+            lambda folder: list(checkpoint.read_leaves(folder, "params")),
+            restored,
+        ):
+            try:
+                read(damaged)
+            except InputError as error:
+                assert "cannot be read (" in str(error) and "\n" not in str(error)
+                refused += 1
+    assert refused >= 9, "the arrays' file, their list and its index, each read in three ways"
+    with pytest.raises(InputError, match="has no 'optimiser'"):
+        checkpoint.read_subtree(whole, "optimiser")
+    with pytest.raises(InputError, match="has no 'optimiser'"):
+        list(checkpoint.read_leaves(whole, "optimiser"))
 
 
 def test_later_checkpoints_are_dropped_on_resume(tmp_path: Path) -> None:

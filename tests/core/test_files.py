@@ -44,6 +44,22 @@ def test_outputs_never_overwrite(tmp_path: Path) -> None:
     assert (tmp_path / "empty" / "x").exists()
 
 
+def test_a_path_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "y.parquet", tmp_path / "file" / "a" / "y.parquet", Path("/proc/x/y.parquet")):
+        with pytest.raises(InputError, match=r"^Cannot write the file .*; name another place\.$"):
+            with files.written_file(path):
+                pytest.fail("what cannot be written must not be computed")
+    with pytest.raises(InputError, match="is a folder; name a file"), files.written_file(tmp_path / "folder"):
+        pass
+    for path in (tmp_path / "file" / "a" / "b", Path("/proc/foo/bar")):
+        with pytest.raises(InputError, match=r"^Cannot write the thing .*; name another place\.$"):
+            with files.written_folder(path, what="thing"):
+                pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
 def test_two_at_once_are_refused_and_the_first_is_not_disturbed(tmp_path: Path) -> None:
     with files.written_folder(tmp_path / "out", what="thing") as folder:
         (folder / "x").write_text("first")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import types
 
 import numpy as np
+import polars as pl
 import pytest
 
 import ehrjax
@@ -44,18 +47,25 @@ def alone(run, tokens: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("pool", encodings.POOLS)
 def test_a_visit_by_itself(pool, run, subjects):
+    # One of them has a visit that is longer than the context.
+    longest = max(subjects, key=lambda subject: len(subject.tokens))
+    subjects = [*subjects, dataclasses.replace(longest, subject_id=-1, visits=np.zeros_like(longest.visits))]
     found = encodings.visits(run, subjects, pool=pool)
     specials = run.vocabulary.num_specials
     expected = []
     for subject in subjects:
         for visit in np.unique(subject.visits[subject.num_static :]):
             mine = (subject.visits == visit) & (np.arange(len(subject.tokens)) >= subject.num_static)
-            codes = subject.tokens[mine & (subject.tokens >= specials)][:63]
+            codes = subject.tokens[mine & (subject.tokens >= specials)]
             if len(codes):
-                hidden = alone(run, np.concatenate([[run.vocabulary.cls], codes]))
-                real = hidden[1:]
-                vector = {"cls": hidden[0], "last": hidden[-1], "mean": real.mean(0), "max": real.max(0)}[pool]
+                pieces = [
+                    alone(run, np.concatenate([[run.vocabulary.cls], piece]))
+                    for piece in np.array_split(codes, -(-len(codes) // 63))
+                ]
+                real = np.concatenate([piece[1:] for piece in pieces])
+                vector = {"cls": pieces[0][0], "last": real[-1], "mean": real.mean(0), "max": real.max(0)}[pool]
                 expected.append((subject.subject_id, int(visit), len(codes), vector))
+    assert expected[-1][2] > 2 * 63
     assert found.columns["subject_id"].tolist() == [e[0] for e in expected]
     assert found.columns["visit"].tolist() == [e[1] for e in expected]
     assert found.columns["codes"].tolist() == [e[2] for e in expected]
@@ -116,6 +126,80 @@ def test_attention_is_a_distribution_inside_each_segment(run):
     assert not weights[..., :4, 4:].any() and not weights[..., 4:6, :4].any() and not weights[..., 6:, :].any()
 
 
+def test_attention_received_is_the_mean_over_occurrences(run, toy_tokens):
+    split = token_dataset.open_tokens(toy_tokens).split("tuning")
+    found = encodings.received_attention(run, [split])
+    contextual = encodings.contextual_codes(run, [split])
+    assert found.token.tolist() == contextual.columns["token"].tolist()
+    assert found.count.tolist() == contextual.columns["count"].tolist()
+    total, counts = np.zeros((len(run.vocabulary), 2, 3)), np.zeros(len(run.vocabulary))
+    for i in range(len(split)):
+        subject = split.subject(i)
+        batch = rows.collate([subject], context_length=64, max_segments=1)
+        weights = run.attention(batch)
+        first = batch["window_start"][:, 0].argmin()
+        for row, tokens in enumerate(batch["tokens"]):
+            for place in np.flatnonzero(batch["segment_ids"][row]):
+                if row == first or place >= subject.num_static:
+                    total[tokens[place]] += weights[:, row, :, :, place].sum(-1)
+                    counts[tokens[place]] += 1
+    there = np.flatnonzero(counts)
+    np.testing.assert_allclose(found.attention, total[there] / counts[there, None, None], rtol=1e-4)
+
+
+def test_the_verb_writes_attention_or_says_why_not(run, toy_tokens, tmp_path):
+    common = [f"--workdir={run.folder}", f"--input={toy_tokens}", "--split=tuning"]
+    out, attention = tmp_path / "codes.npz", tmp_path / "attention.npz"
+    for more, message in (
+        ([f"--output={out}", f"--attention={attention}"], "--attention needs --contextual"),
+        ([f"--output={out}", f"--attention={out}", "--contextual"], "name the same file"),
+        ([f"--output={out}", f"--attention={tmp_path / 'a.csv'}", "--contextual"], "written to .npz"),
+        ([f"--output={out}", f"--attention={attention}", "--contextual"], None),
+    ):
+        process = verb("encode", "codes", *common, *more)
+        _, err = process.communicate()
+        if message:
+            assert process.returncode == 2 and message in err and "Traceback" not in err, err
+            assert not list(tmp_path.iterdir())
+        else:
+            assert process.returncode == 0, err
+    with np.load(attention) as told, np.load(out) as codes:
+        assert told["attention"].shape == (len(told["token"]), 2, 3)
+        assert told["token"].tolist() == codes["token"].tolist() and told["str"].tolist() == codes["str"].tolist()
+        mean = (told["attention"] * told["count"][:, None, None]).sum(0) / told["count"].sum()
+        # Static tokens of later windows do not count, so this is near 1 and not 1.
+        np.testing.assert_allclose(mean, 1, atol=0.1)
+
+
+def test_a_model_without_attention_is_refused(run, toy_tokens):
+    split = token_dataset.open_tokens(toy_tokens).split("tuning")
+    config = {**run.config, "model": {"name": "plain"}}
+    parts = dataclasses.replace(run.parts, model=types.SimpleNamespace(config=object()))
+    with pytest.raises(InputError, match="The model plain has no attention"):
+        encodings.received_attention(dataclasses.replace(run, config=config, parts=parts), [split])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("v.npz", lambda path: path.write_bytes(b"PK\x03\x04 cut"), "is truncated"),
+        ("v.npz", lambda path: np.savez(path, vectors=np.zeros(4), subject_id=np.arange(4)), r"of shape \[4\]"),
+        ("v.npz", lambda path: np.savez(path, vectors=np.zeros((4, 2)), subject_id=np.arange(3)), "subject_id is of"),
+        ("v.npz", lambda path: np.savez(path, vectors=np.array([["a"]])), "holds <U1"),
+        ("v.parquet", lambda path: pl.DataFrame({"vector": ["a", "b"]}).write_parquet(path), "no vectors that encode"),
+        (
+            "v.parquet",
+            lambda path: pl.DataFrame({"vector": [[1.0], [2.0, 3.0, 4.0]]}).write_parquet(path),
+            "no vectors",
+        ),
+    ],
+)
+def test_files_that_hold_no_vectors(name, write, message, tmp_path):
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=message):
+        encodings.read(tmp_path / name)
+
+
 def test_the_verb_streams_files_that_agree(run, toy_tokens, tmp_path, monkeypatch):
     files = {}
     for name in ("parquet", "npz"):
@@ -146,10 +230,16 @@ def test_bad_input(run, toy_tokens, tmp_path):
         ([f"--workdir={run.folder}", f"--output={tmp_path / 'v.csv'}"], "written to .parquet or .npz"),
         ([f"--workdir={run.folder}", f"--output={tmp_path / 'v.npz'}", "--pool=median"], "--pool is 'median'"),
         ([f"--workdir={run.folder}", f"--output={tmp_path / 'v.npz'}", "--split=test"], "--split is 'test'"),
+        ([f"--workdir={run.folder}", f"--output={tmp_path / 'v.npz'}", "--split=train,train"], "names a split twice"),
+        ([f"--workdir={run.folder}", f"--output={run.folder / 'config.json' / 'v.parquet'}"], "Cannot write the file"),
     ):
         process = verb("encode", "visits", f"--input={toy_tokens}", *arguments)
         _, err = process.communicate()
         assert process.returncode == 2 and message in err and "Traceback" not in err, err
+    for k in (0, -4):
+        process = verb("encode", "nearest", f"--vectors={tmp_path / 'v.npz'}", "--subject=1", f"--k={k}")
+        _, err = process.communicate()
+        assert process.returncode == 2 and f"--k is {k}" in err, err
     with pytest.raises(InputError, match="holds no vectors"):
         encodings.read(tmp_path / "none.npz")
     assert json.loads((run.folder / "config.json").read_text())["config"]["model"]["name"] == "bert"

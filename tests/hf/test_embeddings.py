@@ -76,6 +76,11 @@ def test_the_seeds_torch_files(table, tmp_path):
         ("e.safetensors", b"x", "no safetensors file"),
         ("e.pt", b"x", "is refused: it is damaged"),
         ("e.xyz", b"x", "embeddings are read from"),
+        ("e.csv", b"code,d0\n\xff,1\n", "is not UTF-8 text"),
+        ("e.txt", b"\xff 1 2\n", "is not UTF-8 text"),
+        ("e.csv", b"code,d0\n" + b"a" * 140_000 + b",1\n", "field larger than field limit"),
+        ("e.csv", b"a,1,x\nb,1,2\n", "line 1, column 3 is 'x' among numbers"),
+        ("e.npy", b"PK\x03\x04 cut", "no plain .npy array"),
     ],
 )
 def test_bad_files(name, content, message, tmp_path):
@@ -150,3 +155,113 @@ def test_tables_of_models_and_the_verb(tmp_path):
     assert "46 x 48" in out and "nearest to DEATH:" in out and "100.00 % of tokens" in out
     assert (tmp_path / "lost.txt").read_text() == ""
     assert len(embeddings.read(tmp_path / "t.safetensors").vectors) == 46
+
+
+def test_arrays_that_are_no_numbers(tmp_path):
+    np.savez(tmp_path / "z.npz", a=np.zeros((2, 2)))
+    (tmp_path / "z.npz").rename(tmp_path / "z.npy")
+    np.save(tmp_path / "complex.npy", np.ones((2, 2), np.complex64))
+    np.save(tmp_path / "text.npy", np.array([["a"]]))
+    torch.save(torch.ones((2, 2), dtype=torch.complex64), tmp_path / "complex.pt")
+    torch.save({"embeddings": torch.eye(3).to_sparse()}, tmp_path / "sparse.pt")
+    torch.save({"embeddings": torch.empty((2, 2), device="meta")}, tmp_path / "meta.pt")
+    for name, message in (
+        ("z.npy", "an archive of numpy.savez"),
+        ("complex.npy", "type complex64"),
+        ("text.npy", "save the table as float32"),
+        ("complex.pt", "complex64"),
+        ("sparse.pt", "sparse"),
+        ("meta.pt", "meta.pt"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            embeddings.read(tmp_path / name)
+        assert "\n" not in str(error.value)
+    torch.save({"embeddings": torch.ones((2, 2)).to(torch.float8_e4m3fn)}, tmp_path / "small.pt")
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "small.pt").vectors, np.ones((2, 2)))
+
+
+def test_codes_that_are_not_utf8_and_codes_with_odd_breaks(table, tmp_path):
+    np.save(tmp_path / "e.npy", table.vectors[:2])
+    (tmp_path / "codes.txt").write_bytes(b"a\n\xff\n")
+    with pytest.raises(InputError, match="codes.txt is not UTF-8 text"):
+        embeddings.read(tmp_path / "e.npy", codes=tmp_path / "codes.txt")
+    (tmp_path / "codes.txt").write_bytes("a\x85b\r\n\u2028c\r\n".encode())
+    assert embeddings.read(tmp_path / "e.npy", codes=tmp_path / "codes.txt").codes == ("a\x85b", "\u2028c")
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("a,0.5,2\nb,3,4\n", ("a", "b")),
+        ("a,7\nb,3\n", ("a", "b")),
+        ("0,0.5,2\n1,3,4\n", ("0", "1")),
+        ("code,d0,d1\na,1,2\n", ("a",)),
+        (",0,1\na,1,2\n", ("a",)),
+        ("code,1,2\na,1,2\n", ("a",)),
+        (",0\na,1\n", ("a",)),
+    ],
+)
+def test_the_header_of_a_csv_may_lack(text, codes, tmp_path):
+    (tmp_path / "e.csv").write_text(text)
+    found = embeddings.read(tmp_path / "e.csv")
+    assert found.codes == codes and len(found.vectors) == len(codes)
+
+
+def test_codes_of_a_torch_file_by_row(table, tmp_path):
+    tensor = torch.from_numpy(table.vectors)
+    by_row = {code: i for i, code in reversed(list(enumerate(CODES)))}
+    torch.save({"embeddings": tensor, "vocab": by_row}, tmp_path / "e.pt")
+    assert embeddings.read(tmp_path / "e.pt").codes == CODES
+    for wrong in ({**by_row, "x": 7}, {**by_row, "x": 0}, {0: "a"}):
+        torch.save({"embeddings": tensor, "vocab": wrong}, tmp_path / "e.pt")
+        with pytest.raises(InputError, match="vocab does not give the rows 0, 1, 2"):
+            embeddings.read(tmp_path / "e.pt")
+
+
+@pytest.mark.parametrize("suffix", ["txt", "vec", "bin"])
+@pytest.mark.parametrize("code", ["a\nb", "\na", "a\r"])
+def test_word2vec_has_no_line_breaks(code, suffix, tmp_path):
+    found = Embeddings(np.ones((1, 2), np.float32), (code,))
+    with pytest.raises(InputError, match="holds a line break"):
+        embeddings.write(tmp_path / f"e.{suffix}", found)
+    assert not list(tmp_path.iterdir())
+    embeddings.write(tmp_path / "e.csv", found)
+    assert embeddings.read(tmp_path / "e.csv").codes == (code,)
+
+
+def test_sizes_are_those_of_the_table_that_is_written(table, tmp_path):
+    torch.save(
+        {"embeddings": torch.from_numpy(table.vectors), "vocab_size": 6, "embedding_dim": 8, "codes": list(CODES)},
+        tmp_path / "s.pt",
+    )
+    found = embeddings.read(tmp_path / "s.pt")
+    part = Embeddings(found.vectors[:5], found.codes[:5], {**found.metadata, "vocab_size": "6"})
+    for suffix in ("pt", "safetensors"):
+        embeddings.write(tmp_path / f"part.{suffix}", part)
+        again = embeddings.read(tmp_path / f"part.{suffix}")
+        assert again.codes == CODES[:5] and "vocab_size" not in again.metadata
+    assert torch.load(tmp_path / "part.pt", weights_only=True)["vocab_size"] == 5
+
+
+def test_the_verb_keeps_rows_or_refuses(tmp_path):
+    words = born.vocabulary()
+    words.write(tmp_path / "vocab.csv")
+    codes = [*born.CODES[:20], "zzz"]
+    vectors = torch.ones((21, 4))
+    torch.save({"embeddings": vectors, "vocab_size": 21, "codes": codes}, tmp_path / "s.pt")
+    torch.save({"embeddings": vectors[:1], "vocab_size": 1, "codes": ["zzz"]}, tmp_path / "z.pt")
+    (tmp_path / "c.parquet").touch()
+    for input_, output, message in (
+        ("s.pt", "s2.pt", None),
+        ("z.pt", "z2.pt", "No row is left to write"),
+        ("s.pt", "c.parquet/q.npy", "Cannot write the file"),
+    ):
+        process = verb("convert", "embeddings", f"--input={tmp_path / input_}", f"--vocab={tmp_path / 'vocab.csv'}",
+                       f"--output={tmp_path / output}")  # fmt: skip
+        _, err = process.communicate()
+        if message:
+            assert process.returncode == 2 and message in err and "Traceback" not in err, err
+            assert not (tmp_path / output).exists()
+        else:
+            assert process.returncode == 0, err
+            assert embeddings.read(tmp_path / output).codes == tuple(codes[:20])
