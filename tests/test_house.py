@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "models": {"core"},
     "objectives": {"core"},
     "data": {"core", "ingest", "vocab"},
-    "generation": {"core", "ingest", "vocab", "data", "models"},
+    "generation": {"core", "ingest", "vocab", "data", "models", "objectives"},
     "training": {"core", "vocab", "data", "objectives"},
     "evals": {"core", "ingest", "vocab", "data", "objectives", "metrics", "viz"},
     "hf": {"core", "vocab", "metrics", "data", "training"},

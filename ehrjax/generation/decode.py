@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from ehrjax.core import rng, trees
 from ehrjax.core.errors import InputError
 from ehrjax.core.precision import contract
-from ehrjax.generation import memories, sampling
+from ehrjax.generation import memories, sampling, timing
 from ehrjax.models.memory import KEPT, MEMORY
+from ehrjax.objectives import gaps
 
 MINUTES_PER_YEAR = 365.25 * 1440.0
 _GIVEN = {"tokens", "positions", "segment_ids", "ages", "times"}
@@ -77,10 +78,10 @@ def limits(run: Any, max_tokens: int, **others: Any) -> Limits:
     name, objective = run.config["model"]["name"], run.config["objective"]["name"]
     module = sys.modules[type(run.model).__module__]
     lacking = set(run.parts.fields) - _GIVEN - {"anchors"}
-    if objective != "next_token" or not hasattr(module, "most_places") or lacking:
+    if objective not in ("next_token", "next_event") or not hasattr(module, "most_places") or lacking:
         raise InputError(
             f"A run of the model {name} with the objective {objective} cannot continue a sequence; train a causal "
-            "model (gpt2, decoder, lstm) with next_token."
+            "model (gpt2, decoder, lstm) with next_token or next_event."
         )
     places = module.most_places(run.model.config) or 0
     own = getattr(run.model.config, "window", None)
@@ -118,6 +119,7 @@ class Decoder:
         self.limits, self.settings = limits, settings
         self.tables = Tables(*(jnp.asarray(table) for table in tables))
         self._model, self._head, self._fields = model, head, tuple(fields)
+        self._timed = isinstance(head, gaps.TimedHead)
         self._eventful = np.flatnonzero(np.asarray(tables.tasks).any(axis=0))
         self._horizons = sorted(set(np.asarray(tables.horizons).tolist()))
         self.params = jax.device_put(params)
@@ -244,16 +246,26 @@ class Decoder:
         """Draws a token for every living row, moves its clock, keeps its accounts, and feeds the token."""
         row, prompt = state["row"], self._prompts_of_rows(state)
         going = row["alive"] & ~row["full"]
-        logits = self._logits(params, row["hidden"])
-        scores = sampling.scores(jnp.where(tables.never, -1e30, logits), self.settings)
         words = rng.fold_in((row["first"], row["second"]), row["tries"] * self.limits.max_tokens + row["drawn"])
+        aside, hidden = rng.fold_in(words, jnp.uint32(2)), row["hidden"]
+        if self._timed:
+            # The gap first, given that nothing happens before the prediction time; then the token given the gap.
+            least = jnp.where(row["clock"] <= prompt["silence"], prompt["silence"] - row["clock"], -1)
+            bins, gap = timing.draw_gap(gaps.gap_scores(params["head"], hidden), least, *aside, self.settings)
+            hidden = gaps.given(params["head"], hidden, bins)
+        logits = self._logits(params, hidden)
+        scores = sampling.scores(jnp.where(tables.never, -1e30, logits), self.settings)
         token = sampling.draw(scores, *rng.fold_in(words, jnp.uint32(1)), self.settings)
-        quantile = (sampling.uniform(*rng.fold_in(words, jnp.uint32(2))) * len(tables.gaps)).astype(jnp.int32)
-        clock = _later(row["clock"], tables.gaps[quantile, token])
+        if self._timed:
+            ahead = gap[:, None]
+        else:
+            quantile = (sampling.uniform(*aside) * len(tables.gaps)).astype(jnp.int32)
+            gap, ahead = tables.gaps[quantile, token], tables.gaps[quantile][:, self._eventful]
+        clock = _later(row["clock"], gap)
 
         again = going & ~tables.is_time[token] & (clock <= prompt["silence"]) & (row["tries"] < self.limits.max_tries)
         drew = going & ~again
-        row = {**row, **self._accounts(tables, row, prompt["silence"], scores, quantile, token, clock, drew)}
+        row = {**row, **self._accounts(tables, row, prompt["silence"], scores, ahead, token, clock, drew)}
         row["clock"] = jnp.where(drew, clock, row["clock"])
         row["drawn"] = row["drawn"] + drew
         row["tries"] = row["tries"] + again
@@ -269,10 +281,11 @@ class Decoder:
         table = trees.flatten(params).get(trees.CODE_TABLE)
         return self._head.apply({"params": params.get("head", {})}, hidden, table)
 
-    def _accounts(self, tables, row, silence, scores, quantile, token, clock, drew) -> dict[str, Array]:
+    def _accounts(self, tables, row, silence, scores, ahead, token, clock, drew) -> dict[str, Array]:
         """Which tasks' events have happened, and how often they were to be expected (estimators.py).
 
-        While it is open whether the row begins anew, the event itself is counted and not its probability.
+        ahead: [R, E or 1] the gap before each eventful token, if it were drawn. While it is open whether the row
+        begins anew, the event itself is counted and not its probability.
         """
         if not len(tables.horizons):
             return {}
@@ -280,13 +293,13 @@ class Decoder:
         hit = open_ & tables.tasks[:, token].T & self._within(tables, silence, clock)
         # Only the tokens of events are looked at, not the whole vocabulary.
         probabilities = jnp.exp(scores[:, self._eventful] - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
-        times = _later(row["clock"][:, None], tables.gaps[quantile][:, self._eventful]) - silence[:, None]
+        times = _later(row["clock"][:, None], ahead) - silence[:, None]
         expected = jnp.zeros_like(row["expected"])
         for horizon in self._horizons:
             inside = jnp.where((times > 0) & (times <= horizon), probabilities, 0.0)
             own = tables.tasks[:, self._eventful] & (tables.horizons == horizon)[:, None]
             expected = expected + contract("re,te->rt", inside, own.astype(jnp.float32), jnp.float32)
-        sure = (row["clock"] > silence)[:, None]
+        sure = (row["clock"] > silence)[:, None] | self._timed
         added = jnp.where(sure, expected, hit.astype(jnp.float32))
         return {
             "happened": row["happened"] | hit,

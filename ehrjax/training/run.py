@@ -204,6 +204,10 @@ class Run:
           InputError: the run was trained on labels, so it has no scores of tokens.
         """
         self._must(supervised=False, use="predictions")
+        if hasattr(sys.modules[type(self.objective).__module__], "GIVEN_GAPS"):
+            raise InputError(
+                "The objective next_event scores tokens only given the gap before them (objectives/gaps.py)."
+            )
         return self._logits(self.params, self._device(batch))
 
 

@@ -27,13 +27,15 @@ MODELS: dict[str, dict[str, Any]] = {
 FAR = np.iinfo(np.int32).max
 
 
-def run(tokens: Path, model: str, *, context: int = 64, scale: float = 0.3, **changes: Any) -> runs.Run:
+def run(
+    tokens: Path, model: str, *, context: int = 64, scale: float = 0.3, objective: str = "next_token", **changes: Any
+) -> runs.Run:
     """A run of random parameters, spread so that its distributions are far from flat."""
     dataset = token_dataset.open_tokens(tokens)
     tied = not model == "lstm"
     config = {
         "model": {**MODELS[model], **changes},
-        "objective": dict(name="next_token", tied=tied, use_bias=not tied),
+        "objective": dict(name=objective, tied=tied, use_bias=not tied),
         "precision": "fp32",
         "data": {"context_length": context},
     }

@@ -21,10 +21,15 @@ MARGIN = 1e-3
 SHAPE = schedule.Shape(groups=2, each=4, prefill=2, chunk=8)
 
 
+def base_words(prompt: prompts.Prompt, sample: int, seed: int) -> tuple[int, int]:
+    """The two words of a trajectory."""
+    word = files.stable_hash("trajectory", seed, prompt.subject.subject_id, prompt.prediction_time, sample)
+    return word & 0xFFFFFFFF, word >> 32
+
+
 def words(prompt: prompts.Prompt, sample: int, seed: int, drawn: int) -> tuple[np.ndarray, np.ndarray]:
     """The randomness of one step of one trajectory, told again."""
-    word = files.stable_hash("trajectory", seed, prompt.subject.subject_id, prompt.prediction_time, sample)
-    pair = np.array([word & 0xFFFFFFFF], np.uint32), np.array([word >> 32], np.uint32)
+    pair = [np.array([word], np.uint32) for word in base_words(prompt, sample, seed)]
     return rng.fold_in(rng.fold_in(pair, np.array([drawn])), jnp.uint32(1))
 
 
