@@ -5,7 +5,8 @@
     python -m ehrjax.train --config=configs/decoder.py:smoke --workdir=runs/smoke    # CPU, under 30 s
 
 Arguments: base (default; sinusoidal positions, LayerNorm, untied output with a bias), llama (rotary positions, RMSNorm,
-gated MLP, tied output), ages (as base, with rotary positions over the age in days), smoke.
+gated MLP, tied output), ages (as base, with rotary positions over the age in days), timed (sinusoids over the age, and
+the gap before each token is learned too: next_event), smoke.
 Without `data.path` it trains on the embedded synthetic hospital.
 """
 
@@ -17,6 +18,7 @@ KINDS = {
     "base": dict(num_layers=4, num_heads=4, hidden_dim=256, positions="sinusoidal"),
     "llama": dict(num_layers=4, num_heads=4, hidden_dim=256, positions="rotary"),
     "ages": dict(num_layers=4, num_heads=4, hidden_dim=256, positions="rotary", over="ages"),
+    "timed": dict(num_layers=4, num_heads=4, hidden_dim=256, positions="sinusoidal", over="ages"),
     "smoke": dict(num_layers=1, num_heads=2, hidden_dim=32, positions="rotary"),
 }
 
@@ -44,6 +46,8 @@ def get_config(arg: str = "base") -> ConfigDict:
     config.model.init = "normal" if llama else "xavier"
     config.model.remat = "none"
     config.objective = ConfigDict(dict(name="next_token", tied=llama, use_bias=not llama))
+    if arg == "timed":
+        config.objective.name = "next_event"
     if arg == "smoke":
         defaults.shrink(config)
         config.model.max_positions = 128
