@@ -6,13 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ehrjax.core.errors import InputError
-from ehrjax.core.precision import FP32, Policy
 from ehrjax.objectives import pooled
 from ehrjax.objectives.cross_entropy import HeadApply
 
@@ -48,28 +46,19 @@ class Config:
             raise InputError("objective.outputs must be at least 1 and objective.positive_weight above 0.")
 
 
-class Objective:
+class Objective(pooled.Supervised):
     """The objective as pure functions of (batch, key, parameters, outputs of the model)."""
 
-    def __init__(
-        self, config: Config, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32
-    ) -> None:
-        """The vocabulary is not needed here."""
-        self.config, self.policy = config, policy
-
-    def head(self) -> nn.Module:
-        """The head to initialise and apply: `head(pooled [..., D]) -> scores [..., outputs]`."""
-        return pooled.PooledHead(self.config.outputs, self.config.hidden, self.config.dropout, self.policy)
-
-    def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
-        """The batch, with randomness for the head's dropout in training."""
-        return pooled.prepare(batch, key, evaluate)
+    @property
+    def outputs(self) -> int:
+        """Scores a window."""
+        return self.config.outputs
 
     def loss(
         self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
     ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
         """Sum over windows of the cross-entropy (mean over codes), their weight, and `accuracy` to divide by it."""
-        scores = pooled.scores(head_apply, head_params, outputs, batch, self.config.pooling)
+        scores = self.scores(head_apply, head_params, outputs, batch)
         labels, weights = pooled.labels(batch), batch["weights"]
         if self.config.kind == "classes":
             index = labels[..., 0].astype(jnp.int32)
@@ -86,6 +75,6 @@ class Objective:
         self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
     ) -> dict[str, Array]:
         """`probabilities` [B, S, outputs], float32."""
-        scores = pooled.scores(head_apply, head_params, outputs, batch, self.config.pooling)
+        scores = self.scores(head_apply, head_params, outputs, batch)
         chosen = jax.nn.softmax(scores) if self.config.kind == "classes" else jax.nn.sigmoid(scores)
         return {"probabilities": chosen}

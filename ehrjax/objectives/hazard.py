@@ -12,13 +12,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ehrjax.core.errors import InputError
-from ehrjax.core.precision import FP32, Policy
 from ehrjax.objectives import pooled
 from ehrjax.objectives.cross_entropy import HeadApply
 
@@ -49,30 +47,25 @@ class Config:
             raise InputError(f"objective.edges_days is {self.edges_days}; it must be numbers above 0 that rise.")
 
 
-class Objective:
+class Objective(pooled.Supervised):
     """The objective as pure functions of (batch, key, parameters, outputs of the model)."""
 
-    def __init__(
-        self, config: Config, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32
-    ) -> None:
-        """The vocabulary is not needed here."""
-        self.config, self.policy = config, policy
+    def __init__(self, config: Config, **vocabulary: Any) -> None:
+        """vocabulary: as the other objectives take it; not needed here."""
+        super().__init__(config, **vocabulary)
         ends = np.asarray(config.edges_days, np.float32)
         self._starts, self._ends = np.concatenate([[np.float32(0)], ends[:-1]]), ends
 
-    def head(self) -> nn.Module:
-        """The head to initialise and apply: `head(pooled [..., D]) -> [..., K]`."""
-        return pooled.PooledHead(len(self._ends), self.config.hidden, self.config.dropout, self.policy)
-
-    def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
-        """The batch, with randomness for the head's dropout in training."""
-        return pooled.prepare(batch, key, evaluate)
+    @property
+    def outputs(self) -> int:
+        """Scores a window: one an interval."""
+        return len(self._ends)
 
     def loss(
         self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
     ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
         """Sum over windows of minus the log-likelihood, and their weight."""
-        scores = pooled.scores(head_apply, head_params, outputs, batch, self.config.pooling)
+        scores = self.scores(head_apply, head_params, outputs, batch)
         total, weight = pooled.weighted(self.negative_log_likelihood(scores, pooled.labels(batch)), batch["weights"])
         return total, weight, {}
 
@@ -93,6 +86,6 @@ class Objective:
         self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
     ) -> dict[str, Array]:
         """`hazards` and `survival` (by each interval's end), both [B, S, K], float32."""
-        scores = pooled.scores(head_apply, head_params, outputs, batch, self.config.pooling)
+        scores = self.scores(head_apply, head_params, outputs, batch)
         failed, alive = pooled.log_sigmoids(scores)
         return {"hazards": jnp.exp(failed), "survival": jnp.exp(jnp.cumsum(alive, axis=-1))}

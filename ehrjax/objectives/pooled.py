@@ -52,21 +52,36 @@ def check(pooling: str, dropout: float) -> None:
         raise InputError(f"objective.dropout is {dropout}; it must be at least 0 and below 1.")
 
 
-def prepare(batch: Mapping[str, Array], key: Array, evaluate: bool) -> dict[str, Array]:
-    """The batch, for training with `noise_first` and `noise_second`, two random words a row."""
-    if evaluate:
-        return dict(batch)
-    first, second = rng.split(rng.words(key), (len(batch["anchors"]),))
-    return {**batch, "noise_first": first, "noise_second": second}
+class Supervised:
+    """What the supervised objectives share; each adds `loss` and `predictions`, and says how many outputs it has."""
 
+    def __init__(self, config: Any, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32) -> None:
+        """config: with pooling, hidden and dropout. The vocabulary is not needed here."""
+        self.config, self.policy = config, policy
 
-def scores(
-    head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array], pooling: str
-) -> Float[Array, "batch segments k"]:
-    """The head's scores of each window."""
-    pooled = pool(outputs["hidden"], batch, pooling)
-    noise = (batch["noise_first"], batch["noise_second"]) if "noise_first" in batch else None
-    return head_apply(head_params, pooled, None, noise)
+    @property
+    def outputs(self) -> int:
+        """Scores a window."""
+        return 1
+
+    def head(self) -> nn.Module:
+        """The head to initialise and apply: `head(pooled [..., D]) -> scores [..., outputs]`."""
+        return PooledHead(self.outputs, self.config.hidden, self.config.dropout, self.policy)
+
+    def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
+        """The batch, for training with `noise_first` and `noise_second`, two random words a row for dropout."""
+        if evaluate:
+            return dict(batch)
+        first, second = rng.split(rng.words(key), (len(batch["anchors"]),))
+        return {**batch, "noise_first": first, "noise_second": second}
+
+    def scores(
+        self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
+    ) -> Float[Array, "batch segments k"]:
+        """The head's scores of each window."""
+        pooled = pool(outputs["hidden"], batch, self.config.pooling)
+        noise = (batch["noise_first"], batch["noise_second"]) if "noise_first" in batch else None
+        return head_apply(head_params, pooled, None, noise)
 
 
 def labels(batch: Mapping[str, Array]) -> Float[Array, "batch segments k"]:

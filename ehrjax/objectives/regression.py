@@ -6,12 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ehrjax.core.errors import InputError
-from ehrjax.core.precision import FP32, Policy
 from ehrjax.objectives import pooled
 from ehrjax.objectives.cross_entropy import HeadApply
 
@@ -47,28 +45,14 @@ class Config:
             raise InputError(f"objective.scale is {self.scale}; it must be above 0.")
 
 
-class Objective:
+class Objective(pooled.Supervised):
     """The objective as pure functions of (batch, key, parameters, outputs of the model)."""
-
-    def __init__(
-        self, config: Config, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32
-    ) -> None:
-        """The vocabulary is not needed here."""
-        self.config, self.policy = config, policy
-
-    def head(self) -> nn.Module:
-        """The head to initialise and apply: `head(pooled [..., D]) -> [..., 1]`."""
-        return pooled.PooledHead(1, self.config.hidden, self.config.dropout, self.policy)
-
-    def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
-        """The batch, with randomness for the head's dropout in training."""
-        return pooled.prepare(batch, key, evaluate)
 
     def loss(
         self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
     ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
         """Sum over windows of the error in standard deviations, their weight; `absolute_error` in the labels' unit."""
-        scores = pooled.scores(head_apply, head_params, outputs, batch, self.config.pooling)[..., 0]
+        scores = self.scores(head_apply, head_params, outputs, batch)[..., 0]
         labels = pooled.labels(batch)[..., 0]
         error = scores - (labels - self.config.centre) / self.config.scale
         losses = jnp.abs(error) if self.config.loss == "absolute" else jnp.square(error)
@@ -80,7 +64,7 @@ class Objective:
         self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
     ) -> dict[str, Array]:
         """`values` [B, S, 1], float32, in the labels' unit."""
-        return {"values": self._number(pooled.scores(head_apply, head_params, outputs, batch, self.config.pooling))}
+        return {"values": self._number(self.scores(head_apply, head_params, outputs, batch))}
 
     def _number(self, scores: Array) -> Array:
         values = scores * self.config.scale + self.config.centre

@@ -9,7 +9,7 @@ import pytest
 
 from ehrjax.core import rng
 from ehrjax.core.errors import InputError
-from ehrjax.objectives import classification, hazard, pooled, pooling, regression
+from ehrjax.objectives import classification, hazard, pooling, regression
 
 VOCABULARY = dict(vocab_size=20, num_specials=5, mask_id=4)
 
@@ -60,7 +60,7 @@ def supervised(labels: np.ndarray) -> dict[str, np.ndarray]:
 def scores_of(objective, batch) -> np.ndarray:
     apply, params = heads(objective)
     hidden, _ = packed()
-    out = pooled.scores(apply, params, {"hidden": jnp.asarray(hidden)}, batch, objective.config.pooling)
+    out = objective.scores(apply, params, {"hidden": jnp.asarray(hidden)}, batch)
     return np.asarray(out, np.float64)[batch["weights"] > 0]
 
 
