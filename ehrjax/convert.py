@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ehrjax.core.errors import exits_cleanly
+from ehrjax.core.errors import InputError, exits_cleanly
 
 
 def from_hf(args: argparse.Namespace) -> None:
@@ -23,6 +23,8 @@ def _say(told: dict, args: argparse.Namespace) -> None:
         print(f"specials without a row of their own: {', '.join(told['absent'])}")
     if told["heads"]:
         print(f"kept for the way back, not used: {', '.join(told['heads'])}")
+    if told["untied"]:
+        print(f"not tied, though its config says so, since it differs from the table: {', '.join(told['untied'])}")
     if told["fresh"]:
         print(f"not in the checkpoint, start afresh: {', '.join(told['fresh'])}")
     print(f"wrote {args.output}")
@@ -42,18 +44,32 @@ def to_hf(args: argparse.Namespace) -> None:
     """Writes a run as a folder that transformers' from_pretrained opens."""
     from ehrjax.hf import outgoing
 
-    told = outgoing.to_hf(args.input, args.output, family=args.family)
-    print(f"{told['architecture']}: {told['tensors']} tensors\nwrote {args.output}")
+    told = outgoing.to_hf(args.input, args.output, family=args.family, plain_names=args.plain_names)
+    print(f"{told['architecture']}: {told['tensors']} tensors")
+    if told["beside"]:
+        print(f"in a file of their own, since {told['architecture']} has none of them: {', '.join(told['beside'])}")
+    if told["wrapper"]:
+        print(
+            f"names begin with {told['wrapper']!r} as they came, so transformers ignores every tensor; "
+            "for names that it knows add --plain_names"
+        )
+    print(f"wrote {args.output}")
 
 
 def verify(args: argparse.Namespace) -> None:
-    """Runs a HuggingFace folder and a run of ehrjax on the same tokens (needs torch)."""
+    """Runs a HuggingFace folder and a run of ehrjax on the same tokens (needs torch); exits with 1 if they differ."""
+    from ehrjax.core.errors import RunError
     from ehrjax.hf import verify as checks
 
     found = checks.verify(args.hf, args.ehrjax)
     print(f"{found.tokens} tokens compared; largest absolute difference in float32:")
     print(f"hidden states {found.hidden:.3g}")
     print(f"logits {found.logits:.3g}" if found.logits is not None else "logits: one side has no head")
+    if not found.alike:
+        raise RunError(
+            f"{args.hf} and {args.ehrjax} differ by more than {checks.TOLERANCE:g} of the largest value (at least 1); "
+            "they are not the same model."
+        )
 
 
 def vocabulary(args: argparse.Namespace) -> None:
@@ -69,18 +85,14 @@ def vocabulary(args: argparse.Namespace) -> None:
 
 def embeddings(args: argparse.Namespace) -> None:
     """Reads an embedding table from a file, a run or a HuggingFace model; describes, aligns or writes it."""
-    from ehrjax.core.errors import InputError
     from ehrjax.hf import embeddings as tables_in_files
     from ehrjax.hf import tables
 
-    if not (args.output or args.describe):
-        raise InputError("Nothing is to be done; add --output=FILE, or --describe.")
+    _check_options(args)
     found = tables_in_files.read(args.input, codes=args.codes or None)
     if args.describe:
         _describe(found, args)
     if args.into:
-        if not args.output:
-            raise InputError("--into needs --output=DIR, the run to write.")
         told, share = tables.into_run(
             args.into,
             found,
@@ -104,9 +116,29 @@ def embeddings(args: argparse.Namespace) -> None:
         print(f"wrote {args.output}")
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises InputError for options of `embeddings` that would do nothing beside the others."""
+    if not (args.output or args.describe):
+        raise InputError("Nothing is to be done; add --output=FILE, or --describe.")
+    if args.into and not args.output:
+        raise InputError("--into needs --output=DIR, the run to write.")
+    if args.into and args.vocab:
+        raise InputError("--into takes the vocabulary of its run; leave --vocab out.")
+    for name in ("pca", "rescale"):
+        if getattr(args, name) and not args.into:
+            raise InputError(f"--{name} fits vectors to a run's table; name the run with --into, or leave it out.")
+    for name in ("map", "unmapped"):
+        if getattr(args, name) and not (args.into or args.vocab):
+            raise InputError(f"--{name} is for matching; add --vocab or --into, or leave it out.")
+    if args.nearest and not args.describe:
+        raise InputError("--nearest is printed by --describe; add it, or leave --nearest out.")
+
+
 def _describe(found, args: argparse.Namespace) -> None:
     from ehrjax.hf import tables
 
+    if args.nearest and not found.codes:
+        raise InputError(f"--nearest needs codes, which {args.input} does not have; add --codes=FILE.")
     told = tables.describe(found)
     print(f"{told['rows']:,} x {told['columns']:,}, mean {told['mean']:.4g}, std {told['std']:.4g}")
     norms = " ".join(f"{norm:.4g}" for norm in told["norms"])
@@ -189,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", required=True, help="the run's folder")
     sub.add_argument("--output", required=True, help="the folder to write; it must not exist")
     sub.add_argument("--family", default="", help="as what, where several fit: bert, roberta, distilbert, ...")
+    sub.add_argument("--plain_names", action="store_true", help="the names of transformers' classes, not those it had")
     sub = verb(vocabulary, "vocabulary")
     sub.add_argument("--input", required=True, help="the run's folder")
     sub.add_argument("--vocab", required=True, help="the new vocab.csv, or a token dataset or run that has it")

@@ -181,7 +181,7 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     chosen = optimizer.make(optimizing, schedule, shapes)
     with jax.set_mesh(mesh):
         fresh, like = state.create(lambda: parts.init(key), chosen, mesh)
-    fresh = initial.start_from(sections.start, fresh, dataset.vocabulary)
+    fresh = initial.start_from(sections.start, fresh, dataset.vocabulary, parts.model.config)
     if first:
         workdirs.claim(workdir, config, dataset)
         if target is not None:

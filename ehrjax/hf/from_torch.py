@@ -44,8 +44,13 @@ def from_torch(
     told = {} if path.suffix == ".safetensors" else tensors.load_torch(path)
     try:
         settings = family.settings_of(there, told if isinstance(told, Mapping) else {}, num_heads)
-    except (KeyError, IndexError, ValueError) as error:
+    except KeyError as error:
         raise InputError(f"{path} is no whole checkpoint of {incoming.name_of(family)}: {error} is missing.") from error
+    except (IndexError, ValueError) as error:
+        raise InputError(
+            f"{path} is no whole checkpoint of {incoming.name_of(family)}: a tensor that its size is read from has "
+            "another number of axes, or there are no layers; save the whole state_dict."
+        ) from error
     return incoming.write(
         found,
         output,
@@ -55,6 +60,7 @@ def from_torch(
         read_rows=lambda count: _rows(vocab, family.SPECIALS_AT, count),
         given=None,
         where=str(path),
+        own_tokens=bool(vocab),
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ehrjax.core.errors import InputError
 
-_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "*.bin")
 
 
 def local(name: str) -> Path:

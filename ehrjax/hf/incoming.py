@@ -16,13 +16,12 @@ import numpy as np
 
 from ehrjax.core import files, plugins, rng, trees
 from ehrjax.core.errors import InputError
-from ehrjax.hf import hub, made, rules, source, tensors, tokens
+from ehrjax.hf import hub, made, rules, source, tensors, ties, tokens
+from ehrjax.hf.names import canonical
+from ehrjax.hf.settings import check_kinds
 from ehrjax.training import run as runs
 
 FAMILIES = "ehrjax.hf.families"
-# What wrappers put before every name: DistributedDataParallel, torch.compile, PEFT, and models inside models.
-_WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "model.")
-_OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 Progress = Callable[[str, int, int], None]
 
@@ -31,8 +30,9 @@ def family_of(config: Mapping[str, Any], where: Path) -> ModuleType:
     """The family that a config.json names by `model_type`.
 
     Raises:
-      InputError: it names none that ehrjax has.
+      InputError: it names none that ehrjax has, or holds a value of a kind that its key cannot have.
     """
+    check_kinds(config, where)
     kind = config.get("model_type")
     known = {}
     for name in plugins.names(FAMILIES, "MODEL_TYPES"):
@@ -88,6 +88,7 @@ def write(
     read_rows: Callable[[int], tokens.Rows],
     given: Path | None,
     where: str,
+    own_tokens: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Writes the run of some tensors; see `from_hf`.
@@ -99,19 +100,21 @@ def write(
       config: the foreign config, kept for the way back.
       settings: of the model and of the objective.
       read_rows: gives the vocabulary of a table of so many rows.
-      given: the folder whose tokenizer is kept, if there is one.
+      given: the folder whose tokenizer and small files are kept, if there is one.
       where: the checkpoint, for messages.
+      own_tokens: see source.Source.
       progress: see `from_hf`.
     """
     there = canonical(found, family.PREFIX)
-    table = rules_of(family, settings[0])
-    name = next(rule.names for rule in table if rule.how is rules.TABLE)
-    if name not in there:
-        raise InputError(f"{where} does not fit: {name} is missing, so it is no checkpoint of {name_of(family)}.")
-    rows = read_rows(there[name][1].shape[0])
-    if (told := config.get("vocab_size", rows.count)) != rows.count:
-        raise InputError(f"{where} has a table of {rows.count} rows, its config says vocab_size = {told}.")
-    saved = run_config(family, settings, rows.absent)
+    model, objective = settings
+    # transformers ties what is alike, whatever the config says.
+    untied = ties.differing(there, family.COPIES) if objective.get("tied") else []
+    if untied:
+        objective = {**objective, "tied": False}
+    stands = ties.stand_ins(there, family.COPIES, tied=objective.get("tied", False))
+    table = rules_of(family, model)
+    rows = _rows(there, table, stands, config, read_rows, where=where, family=family)
+    saved = run_config(family, (model, objective), rows.absent)
     parts = runs.build(saved, rows.vocabulary)
     shapes = jax.eval_shape(parts.init, jax.random.key(0))
     plan = rules.plan(
@@ -121,39 +124,69 @@ def write(
         expected=virtual_shapes(shapes),
         rows=rows.rows,
         copies=family.COPIES,
+        stands=stands,
         heads=family.HEADS,
         where=where,
     )
-    copies, other = _check_copies(plan.copies, there)
+    used = list(dict.fromkeys(key for names, _, _ in plan.steps for key in names))
+    remembered = source.Source(
+        family=name_of(family),
+        config=dict(config),
+        settings=(model, objective),
+        names={key: (there[key][0], there[key][1].dtype) for key in dict.fromkeys((*used, *plan.copies))},
+        rows=rows.rows,
+        count=rows.count,
+        fresh=tuple(plan.fresh),
+        copies=plan.copies,
+        stands=plan.stands,
+        own_tokens=own_tokens,
+    )
     with files.written_folder(output, what="run") as folder, _leaves(shapes, folder) as leaves:
         _fill(plan, there, rows, leaves, progress)
         _start_fresh(plan.fresh, parts, leaves)
         made.write(folder, trees.unflatten(leaves), saved, rows.vocabulary, was=where)
-        heads = {there[key][0]: there[key][1].read() for key in (*plan.heads, *other)}
-        used = [key for names, _, _ in plan.steps for key in names]
-        source.write(
-            folder,
-            given,
-            family=name_of(family),
-            config=config,
-            names={key: (there[key][0], there[key][1].dtype) for key in dict.fromkeys((*used, *copies))},
-            rows=rows.rows,
-            count=rows.count,
-            fresh=plan.fresh,
-            copies=copies,
-            heads=heads,
-        )
+        heads = {there[key][0]: there[key][1].read() for key in plan.heads}
+        source.write(folder, remembered, heads=heads, given=given)
     return {
         "family": name_of(family),
         "model": family.MODEL,
         "objective": saved["objective"]["name"],
         "parameters": trees.count(shapes),
-        "tensors": len(dict.fromkeys(used)),
+        "tensors": len(used),
         "heads": sorted(heads),
         "fresh": list(plan.fresh),
+        "untied": untied,
         "tokens": len(rows.vocabulary),
         "absent": [rows.vocabulary.strings[i] for i in rows.absent],
     }
+
+
+def _rows(
+    there: Mapping[str, tuple[str, tensors.Tensor]],
+    table: list[rules.Rule],
+    stands: Mapping[str, str],
+    config: Mapping[str, Any],
+    read_rows: Callable[[int], tokens.Rows],
+    *,
+    where: str,
+    family: ModuleType,
+) -> tokens.Rows:
+    """The vocabulary of the checkpoint's table.
+
+    Raises:
+      InputError: there is no table, it is none, or the config speaks of another.
+    """
+    name = next(rule.names for rule in table if rule.how is rules.TABLE)
+    at = stands.get(name, name)
+    if at not in there:
+        raise InputError(f"{where} does not fit: {name} is missing, so it is no checkpoint of {name_of(family)}.")
+    shape = there[at][1].shape
+    if len(shape) != 2 or not shape[0]:
+        raise InputError(f"{where} does not fit: {at} has the shape {list(shape)}, but it must be a table of tokens.")
+    rows = read_rows(shape[0])
+    if (told := config.get("vocab_size", rows.count)) != rows.count:
+        raise InputError(f"{where} has a table of {rows.count} rows, its config says vocab_size = {told}.")
+    return rows
 
 
 def run_config(
@@ -180,25 +213,6 @@ def name_of(family: ModuleType) -> str:
     return family.__name__.rsplit(".", 1)[-1]
 
 
-def canonical(found: Mapping[str, tensors.Tensor], prefix: str) -> dict[str, tuple[str, tensors.Tensor]]:
-    """Name without wrappers and prefix, in today's spelling -> name there and tensor.
-
-    Raises:
-      InputError: two names are one.
-    """
-    result: dict[str, tuple[str, tensors.Tensor]] = {}
-    for name, tensor in found.items():
-        short = name
-        while wrapper := next((w for w in (*_WRAPPERS, prefix) if w and short.startswith(w)), None):
-            short = short.removeprefix(wrapper)
-        for old, new in _OLD.items():
-            short = re.sub(rf"{re.escape(old)}$", new, short)
-        if short in result:
-            raise InputError(f"The checkpoint holds {short} twice, as {result[short][0]} and as {name}.")
-        result[short] = (name, tensor)
-    return result
-
-
 def virtual_shapes(shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Path -> shape, one a layer for stacked leaves."""
     result = {}
@@ -207,19 +221,6 @@ def virtual_shapes(shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         shape = leaf.shape if names == [path] else leaf.shape[1:]
         result.update(dict.fromkeys(names, tuple(shape)))
     return result
-
-
-def _check_copies(
-    copies: Mapping[str, str], there: Mapping[str, tuple[str, tensors.Tensor]]
-) -> tuple[dict[str, str], list[str]]:
-    """Those that do repeat another tensor, and those that differ: not used, since the config ties them, but kept."""
-    same, other = {}, []
-    for name, original in copies.items():
-        if np.array_equal(there[name][1].read(), there[original][1].read()):
-            same[name] = original
-        else:
-            other.append(name)
-    return same, other
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A run whose parameters were made and not trained."""
+"""Runs as conversions read and write them: parameters that were made and not trained."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ehrjax.core import checkpoint, files
+from ehrjax.core.errors import InputError
+from ehrjax.training import run as runs
 from ehrjax.training import workdir as workdirs
 from ehrjax.vocab.vocabulary import Vocabulary
 
@@ -32,3 +34,20 @@ def write(folder: Path, params: Any, config: Mapping[str, Any], vocabulary: Voca
             "git": workdirs.git_hash(),
         },
     )
+
+
+def load(folder: str | Path, *, parameters: bool = True) -> runs.Run:
+    """Opens a run, however damaged its config may be; see `training.run.load`.
+
+    Raises:
+      InputError: the run cannot be opened.
+    """
+    path = Path(folder) / "config.json"
+    if path.is_file():
+        told = files.read_json(path, what="run's folder")
+        sections = told.get("config"), told.get("dataset")
+        if not all(isinstance(section, dict) for section in sections):
+            raise InputError(f"{path} lacks its sections config and dataset, so {folder} is no run, or a damaged one.")
+        if "vocabulary_fingerprint" not in sections[1]:
+            raise InputError(f"{path} does not say which vocabulary the run has; copy the run again.")
+    return runs.load(folder, parameters=parameters)

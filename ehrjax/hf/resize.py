@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from ehrjax.core import files, trees
+from ehrjax.core import files, plugins, trees
 from ehrjax.core.errors import InputError
-from ehrjax.hf import made
+from ehrjax.hf import configs, incoming, made, names, source
+from ehrjax.hf.families import bert
 from ehrjax.training import run as runs
 from ehrjax.vocab import matching
 from ehrjax.vocab.vocabulary import Vocabulary
@@ -46,7 +49,7 @@ def resize(
       InputError: the run cannot be opened, or no token of the two vocabularies is alike.
     """
     files.refuse_existing(output, what="run")
-    run = runs.load(folder)
+    run = made.load(folder)
     found = matching.match(vocabulary.strings, run.vocabulary.strings, mapping=mapping, ways=ways)
     if not found["source"].drop_nulls().len():
         raise InputError(f"No token of the vocabulary is in {folder}; give a mapping, or more ways to match.")
@@ -72,7 +75,64 @@ def resize(
     }
     with files.written_folder(output, what="run") as target:
         made.write(target, trees.unflatten(moved), config, vocabulary, was=str(folder))
+        _remember(run, source.read(Path(folder)), config, vocabulary, target)
     return found, matching.coverage(found, vocabulary.table["count"].to_list())
+
+
+def _remember(
+    run: runs.Run, came: source.Source | None, config: Mapping[str, Any], vocabulary: Vocabulary, target: Path
+) -> None:
+    """Writes what the new run remembers of a checkpoint: all but what speaks of the old vocabulary.
+
+    Args:
+      run: the old run.
+      came: where it came from.
+      config: of the new run.
+      vocabulary: of the new run.
+      target: the new run's folder.
+    """
+    if came is None or came.family not in plugins.names(incoming.FAMILIES, "MODEL_TYPES"):
+        return
+    family = plugins.find(incoming.FAMILIES, came.family, "MODEL_TYPES", key="family")
+    # Biases and output layers that a head does not use have rows of the vocabulary, too.
+    of_tokens = {*family.COPIES, *getattr(family, "UNUSED", {})}
+    heads, more = {}, {}
+    for name, tensor in source.heads_of(came).items():
+        short = names.canonical_name(name, family.PREFIX)
+        if short in of_tokens:
+            more[short] = (name, tensor.dtype)
+        else:
+            heads[name] = tensor.read()
+    rows = np.arange(len(vocabulary))
+    told = {
+        **{key: value for key, value in came.config.items() if not key.endswith("_token_id")},
+        **configs.specials(vocabulary, rows),
+        "vocab_size": len(vocabulary),
+    }
+    new = replace(came, config=told, names={**came.names, **more}, rows=rows, count=len(rows), own_tokens=True)
+    if run.config["model"].get("position_offset"):
+        try:
+            new = _as_bert(run, new, config)
+        except InputError:
+            # A head that is not like the layers: no class has it, and there is no way back to remember.
+            return
+    source.write(target, new, heads=heads, given=None)
+    source.carry_beside(came, target)
+
+
+def _as_bert(run: runs.Run, told: source.Source, config: Mapping[str, Any]) -> source.Source:
+    """What a RoBERTa that is a BERT now remembers: no name is what it was.
+
+    Raises:
+      InputError: no BERT has such a head.
+    """
+    model = {**configs.settings_of(run), **config["model"]}
+    kept = {key: value for key, value in told.config.items() if key != "architectures"}
+    kept.update(bert.config_to(model, config["objective"]))
+    part = "base" if told.fresh else "head"
+    kept["architectures"] = [configs.architecture(kept, bert, part)]
+    settings = ({key: value for key, value in config["model"].items() if key != "name"}, dict(config["objective"]))
+    return replace(told, family="bert", config=kept, settings=settings, names={}, copies={}, stands={})
 
 
 def moved_rows(

@@ -114,12 +114,14 @@ class Plan:
     Attributes:
       steps: names, paths, transform; in the order of the rules.
       fresh: paths that the checkpoint does not have and that start afresh.
+      stands: name of a rule -> the name under which the checkpoint has the tensor.
       copies: names that repeat another's tensor.
       heads: names of other heads.
     """
 
     steps: list[tuple[list[str], list[str], Transform]] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
+    stands: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
     heads: list[str] = field(default_factory=list)
 
@@ -141,6 +143,7 @@ def plan(
     expected: Mapping[str, tuple[int, ...]],
     rows: np.ndarray,
     copies: Mapping[str, str],
+    stands: Mapping[str, str],
     heads: Iterable[str],
     where: str,
 ) -> Plan:
@@ -153,6 +156,7 @@ def plan(
       expected: path (one a layer) -> shape of the model's parameters.
       rows: see Transform.
       copies: name -> name whose tensor it repeats.
+      stands: name that is not there -> the one under which the same tensor is (`ties.stand_ins`).
       heads: regular expressions of other heads.
       where: the checkpoint, for the message.
 
@@ -170,8 +174,8 @@ def plan(
         if group in absent_groups:
             result.fresh += paths
             continue
-        # What repeats another may stand in the file under the other's name alone.
-        names = [copies[name] if name not in there and copies.get(name) in there else name for name in names]
+        result.stands.update({name: stands[name] for name in names if name in stands})
+        names = [stands.get(name, name) for name in names]
         missing = [name for name in names if name not in there]
         seen.update(names)
         if missing:

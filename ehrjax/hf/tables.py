@@ -11,10 +11,9 @@ import polars as pl
 
 from ehrjax.core import files, trees
 from ehrjax.core.errors import InputError
-from ehrjax.hf import made
+from ehrjax.hf import made, source
 from ehrjax.hf.embeddings import Embeddings
 from ehrjax.metrics import similarity
-from ehrjax.training import run as runs
 from ehrjax.vocab import matching
 from ehrjax.vocab.recipe import SPECIALS
 from ehrjax.vocab.vocabulary import Vocabulary
@@ -111,7 +110,7 @@ def into_run(
       InputError: the widths differ, or nothing matches.
     """
     files.refuse_existing(output, what="run")
-    run = runs.load(folder)
+    run = made.load(folder)
     flat = dict(trees.flatten(run.params))
     table = np.array(flat[trees.CODE_TABLE], np.float32)
     rows, told, share = align(found, run.vocabulary, mapping=mapping, ways=ways)
@@ -131,4 +130,6 @@ def into_run(
     flat[trees.CODE_TABLE] = table
     with files.written_folder(output, what="run") as target:
         made.write(target, trees.unflatten(flat), run.config, run.vocabulary, was=str(folder))
+        # The vocabulary is the same, so the way back is too.
+        source.carry(Path(folder), target, trained=False)
     return told, share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,13 +17,21 @@ from ehrjax.core.errors import InputError
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 MAX_SHARD_BYTES = 5_000_000_000
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-           "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}  # fmt: skip
+# What safetensors calls a dtype, and what numpy (with ml_dtypes) and torch call it.
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
+}  # fmt: skip
+# Those that numpy has not by itself.
+_ML = {name for name in _DTYPES.values() if not hasattr(np, name)}
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that is read when asked for: [..] as numpy (bfloat16 as ml_dtypes')."""
+    """A tensor that is read when asked for: [..] as numpy (bfloat16 and float8 as ml_dtypes')."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -71,8 +80,10 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
     """
     from safetensors import SafetensorError, safe_open
 
-    def read(name: str) -> Callable[[], np.ndarray]:
+    def read(name: str, dtype: str) -> Callable[[], np.ndarray]:
         def now() -> np.ndarray:
+            if dtype.startswith("float8"):
+                return _raw(path, name, dtype)
             with safe_open(path, "np") as file:
                 return file.get_tensor(name)
 
@@ -85,10 +96,20 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
                 part = file.get_slice(name)
                 if (kind := part.get_dtype()) not in _DTYPES:
                     raise InputError(f"{path}: {name} holds {kind}, which is not supported; save it as float32.")
-                result[name] = Tensor(tuple(part.get_shape()), _DTYPES[kind], read(name))
+                result[name] = Tensor(tuple(part.get_shape()), _DTYPES[kind], read(name, _DTYPES[kind]))
             return result
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is truncated or is no safetensors file ({error}); copy it again.") from error
+
+
+def _raw(path: Path, name: str, dtype: str) -> np.ndarray:
+    """A tensor by its place in the file, of a dtype that safetensors does not read as numpy."""
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        told = json.loads(stream.read(length))[name]
+        start, stop = told["data_offsets"]
+        stream.seek(8 + length + start)
+        return np.frombuffer(stream.read(stop - start), as_dtype(dtype)).reshape(told["shape"])
 
 
 def open_torch(path: Path) -> dict[str, Tensor]:
@@ -110,7 +131,7 @@ def tensors_of(value: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of what `load_torch` gave; a lone tensor is named "".
 
     Raises:
-      InputError: there is none.
+      InputError: there is none, or one is sparse, quantized or of a dtype that safetensors has not.
     """
     import torch
 
@@ -120,6 +141,9 @@ def tensors_of(value: Any, path: Path) -> dict[str, Tensor]:
         for name, tensor in found.items():
             if isinstance(tensor, torch.Tensor):
                 dtype = str(tensor.dtype).removeprefix("torch.")
+                if tensor.layout != torch.strided or dtype not in _DTYPES.values():
+                    kind = dtype if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
+                    raise InputError(f"{path}: {name} is {kind}, which is not supported; save it as dense float32.")
                 result[str(name)] = Tensor(tuple(tensor.shape), dtype, lambda tensor=tensor: to_numpy(tensor))
     if not result:
         raise InputError(f"{path} holds no tensors; save a state_dict.")
@@ -127,12 +151,17 @@ def tensors_of(value: Any, path: Path) -> dict[str, Tensor]:
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """A torch tensor as numpy, bfloat16 as ml_dtypes'."""
+    """A dense torch tensor as numpy, bfloat16 and float8 as ml_dtypes'."""
     import torch
 
-    if tensor.dtype == torch.bfloat16:
-        return tensor.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.detach().numpy()
+    tensor = tensor.detach()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in _ML:
+        return tensor.numpy()
+    whole = tensor.contiguous()
+    # A tensor without axes has no bytes to look at in another way.
+    bits = whole.reshape(-1).view(torch.uint16 if whole.element_size() == 2 else torch.uint8)
+    return bits.numpy().view(as_dtype(dtype)).reshape(tuple(whole.shape))
 
 
 def load_torch(path: Path) -> Any:
@@ -180,12 +209,12 @@ def write_folder(
     """
     shards = list(_shards(shapes))
     if len(shards) == 1:
-        _save({name: _whole(read(name)) for name in shards[0]}, folder / SAFETENSORS)
+        write_file(folder / SAFETENSORS, shards[0], read)
         return
     weight_map, total = {}, 0
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _save({name: _whole(read(name)) for name in names}, folder / file)
+        write_file(folder / file, names, read)
         weight_map.update(dict.fromkeys(names, file))
         total += sum(_size(*shapes[name]) for name in names)
     files.write_json(
@@ -193,10 +222,11 @@ def write_folder(
     )
 
 
-def _save(there: dict[str, np.ndarray], path: Path) -> None:
+def write_file(path: Path, names: Iterable[str], read: Callable[[str], np.ndarray]) -> None:
+    """Writes one .safetensors file; read: gives a tensor by name."""
     from safetensors.numpy import save_file
 
-    save_file(there, path, metadata={"format": "pt"})
+    save_file({name: whole(read(name)) for name in names}, path, metadata={"format": "pt"})
     # safetensors writes files that nobody else may read.
     umask = os.umask(0)
     os.umask(umask)
@@ -220,8 +250,9 @@ def _size(shape: Iterable[int], dtype: str) -> int:
 
 def as_dtype(name: str) -> np.dtype:
     """The numpy dtype of a name in safetensors' and torch's sense."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    return np.dtype(getattr(ml_dtypes, name) if name in _ML else name)
 
 
-def _whole(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array)
+def whole(array: np.ndarray) -> np.ndarray:
+    """The array in one piece; unlike numpy's ascontiguousarray it leaves one without axes as it is."""
+    return np.asarray(array, order="C")

@@ -6,6 +6,7 @@ or lacks some; rows are moved, so that nothing else has to know, and moved back 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.vocab import vocabulary as vocabularies
 from ehrjax.vocab.recipe import CLS, MASK, PAD, SEP, SPECIALS, UNK
 from ehrjax.vocab.vocabulary import Vocabulary
 
-OURS = "ehrjax_vocab.csv"
+OURS, ROW = "ehrjax_vocab.csv", "row"
+# What may stand between codes in a text; the first that no code holds.
+_BETWEEN = (r"\s+", "\t", "\n", "\x1f")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -74,13 +78,7 @@ def read(folder: Path, config: Mapping[str, Any], count: int) -> Rows:
       InputError: the tokenizer is damaged, or has more tokens than the table has rows.
     """
     if (folder / OURS).is_file():
-        vocabulary = vocabularies.read(folder / OURS)
-        if len(vocabulary) != count:
-            raise InputError(
-                f"{folder / OURS} has {len(vocabulary)} tokens, the model's table {count} rows; they do not belong "
-                "together."
-            )
-        return Rows(vocabulary, np.arange(count), count)
+        return _own(folder / OURS, count)
     strings, specials = _tokenizer(folder)
     if strings and max(strings) >= count:
         raise InputError(
@@ -88,6 +86,23 @@ def read(folder: Path, config: Mapping[str, Any], count: int) -> Rows:
             f"has {count} rows; they do not belong together."
         )
     return from_strings(strings, specials or _config_specials(config), count)
+
+
+def _own(path: Path, count: int) -> Rows:
+    """Our own vocabulary beside a model, where a column `row` says which row is whose if they are in another order."""
+    vocabulary = vocabularies.read(path)
+    told = pl.read_csv(path, infer_schema_length=0)
+    rows = np.arange(len(vocabulary))
+    if ROW in told.columns:
+        rows = told[ROW].cast(pl.Int64, strict=False).fill_null(-2).to_numpy()
+    there = rows[rows >= 0]
+    if len(there) != len(np.unique(there)) or rows.min() < -1 or rows.max() >= count:
+        raise InputError(f"{path} must name rows of a table of {count}, each once; copy the file again.")
+    if ROW not in told.columns and len(vocabulary) != count:
+        raise InputError(
+            f"{path} has {len(vocabulary)} tokens, the model's table {count} rows; they do not belong together."
+        )
+    return Rows(vocabulary, rows, count)
 
 
 def from_strings(strings: Mapping[int, str], specials: Mapping[str, int], count: int) -> Rows:
@@ -113,10 +128,14 @@ def from_strings(strings: Mapping[int, str], specials: Mapping[str, int], count:
     first = [chosen.get(name, -1) for name in SPECIALS]
     rows = np.array([*first, *(row for row in range(count) if row not in set(first))], np.int64)
     names, seen = list(SPECIALS), set(SPECIALS)
+    literal = set(strings.values())
     for row in rows[len(SPECIALS) :]:
         name = strings.get(int(row), "")
         if not name or name in seen or name != name.strip("\r\n"):
             name = f"token//{row}"
+            # A tokenizer may hold this very text.
+            while name in literal:
+                name += "//"
         names.append(name)
         seen.add(name)
     families = ["special"] * len(SPECIALS) + ["token"] * (len(rows) - len(SPECIALS))
@@ -158,26 +177,46 @@ def _config_specials(config: Mapping[str, Any]) -> dict[str, int]:
     return {role: config[f"{role}_id"] for role in roles if isinstance(config.get(f"{role}_id"), int)}
 
 
-def write_tokenizer(folder: Path, vocabulary: Vocabulary, *, max_length: int) -> None:
+def write_tokenizer(folder: Path, found: Rows, *, max_length: int) -> None:
     """Writes our codes as a word-level `PreTrainedTokenizerFast`, and the vocabulary itself beside it.
 
-    Texts are codes with blanks between; where codes hold blanks themselves, with tabs between. Whole codes can also be
-    given as a list (`is_split_into_words=True`).
+    Texts are codes with blanks between; where codes hold blanks themselves, with tabs between (newlines, where they
+    hold tabs). Whole codes can also be given as a list (`is_split_into_words=True`).
+
+    Args:
+      folder: where.
+      found: the vocabulary, and the rows that its tokens have in the table that is written.
+      max_length: tokens a text.
+
+    Raises:
+      InputError: codes hold all that could stand between them.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {string: i for i, string in enumerate(vocabulary.strings)}
-    blank = any(character.isspace() for word in words for character in word)
+    strings = found.vocabulary.strings
+    words = {string: int(row) for string, row in zip(strings, found.rows) if row >= 0}
+    for row in sorted(set(range(found.count)) - set(words.values())):
+        # Two tokens there were one of ours.
+        name = f"token//{row}"
+        while name in words:
+            name += "//"
+        words[name] = row
+    free = [pattern for pattern in _BETWEEN if not any(re.search(pattern, word) for word in words)]
+    if not free:
+        raise InputError("Codes hold all of blank, tab, newline and unit separator; rename some, nothing splits them.")
+    specials = {
+        f"{role}_token": name
+        for role, name in (("pad", PAD), ("unk", UNK), ("cls", CLS), ("sep", SEP), ("mask", MASK))
+        if name in words
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNK))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("\t" if blank else r"\s+"), "removed")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNK,
-        cls_token=CLS,
-        sep_token=SEP,
-        mask_token=MASK,
-        model_max_length=max_length,
-    ).save_pretrained(str(folder))
-    vocabulary.write(folder / OURS)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(free[0]), "removed")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **specials).save_pretrained(
+        str(folder)
+    )
+    table = found.vocabulary.table
+    if not np.array_equal(found.rows, np.arange(found.count)):
+        table = table.with_columns(pl.Series(ROW, found.rows, pl.Int64))
+    with files.written_file(folder / OURS) as path:
+        table.write_csv(path, float_precision=9)

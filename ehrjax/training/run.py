@@ -233,6 +233,8 @@ def load(folder: str | Path, *, checkpoint_name: str | None = None, parameters: 
         raise InputError(f"The run {folder} does not exist.")
     saved = files.read_json(folder / "config.json", what="run's folder")
     vocabulary = vocabularies.read(folder / "vocab.csv")
+    if not isinstance(saved.get("config"), dict) or "vocabulary_fingerprint" not in (saved.get("dataset") or {}):
+        raise InputError(f"{folder / 'config.json'} is not what a run has written; restore it.")
     if vocabulary.fingerprint != saved["dataset"]["vocabulary_fingerprint"]:
         raise InputError(
             f"{folder / 'vocab.csv'} is not the vocabulary of this run's checkpoint; put the old one back."

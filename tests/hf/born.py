@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import polars as pl
 
-from ehrjax.core import files
-from ehrjax.hf import made
+from ehrjax.core import files, trees
+from ehrjax.hf import made, source
 from ehrjax.training import run as runs
 from ehrjax.vocab import vocabulary as vocabularies
 from ehrjax.vocab.vocabulary import Vocabulary
@@ -57,9 +57,31 @@ def write(folder: Path, name: str, *, codes: list[str] = CODES, seed: int = 0) -
     model, objective = MODELS[name]
     config = {"model": model, "objective": objective, "precision": "fp32", "data": {"context_length": 64}}
     words = vocabulary(codes)
-    params = runs.build(config, words).init(jax.random.key(seed))
+    params = jax.jit(runs.build(config, words).init)(jax.random.key(seed))
     generator = np.random.default_rng(seed)
     params = jax.tree.map(lambda x: np.asarray(x) + 0.1 * generator.standard_normal(x.shape).astype(np.float32), params)
     with files.written_folder(folder, what="run") as temporary:
         made.write(temporary, params, config, words, was="nothing")
     return runs.load(folder)
+
+
+def go_on(
+    old: Path, new: Path, *, model: dict[str, Any] | None = None, objective: dict[str, Any] | None = None
+) -> None:
+    """Writes what training from a run leaves: its parameters moved a little, other settings, the same source."""
+    run = runs.load(old)
+    config = {
+        **run.config,
+        "model": {**run.config["model"], **(model or {})},
+        "objective": {**run.config["objective"], **(objective or {})},
+    }
+    shapes = trees.flatten(jax.eval_shape(runs.build(config, run.vocabulary).init, jax.random.key(1)))
+    taken = trees.flatten(run.params)
+    generator = np.random.default_rng(1)
+    params = {}
+    for path, leaf in shapes.items():
+        start = taken[path] if path in taken and taken[path].shape == leaf.shape else np.zeros(leaf.shape, np.float32)
+        params[path] = start + 0.1 * generator.standard_normal(leaf.shape).astype(np.float32)
+    with files.written_folder(new, what="run") as temporary:
+        made.write(temporary, trees.unflatten(params), config, run.vocabulary, was=str(old))
+        source.carry(old, temporary)

@@ -73,6 +73,25 @@ CASES = {
     ),
     "several things at once": (edit_tensors(several), "is missing"),
     "another architecture": (edit_config(model_type="gpt2"), "wte.weight is missing"),
+    "a table without axes": (
+        edit_tensors(lambda t: t.update({"bert.embeddings.word_embeddings.weight": np.zeros((), np.float32)})),
+        "word_embeddings.weight has the shape [], but it must be a table",
+    ),
+    **{
+        f"{key} = {value!r}": (edit_config(**{key: value}), f"{key} = {value!r}; it must be")
+        for key, value in (
+            ("num_hidden_layers", None), ("num_hidden_layers", "two"), ("hidden_size", "48"), ("hidden_size", 48.0),
+            ("num_attention_heads", 4.0), ("num_attention_heads", True), ("layer_norm_eps", "1e-12"),
+            ("layer_norm_eps", None), ("hidden_act", ["gelu"]), ("model_type", ["bert"]), ("rope_parameters", [1]),
+            ("rope_theta", None), ("rms_norm_eps", None), ("architectures", "BertModel"), ("tie_word_embeddings", 1),
+        )
+    },
+    "roberta without padding": (edit_config(model_type="roberta", pad_token_id=None), "pad_token_id = None"),
+    "llama with odd heads": (edit_config(model_type="llama", head_dim=7), "heads of 7 columns"),
+    "llama without a base": (
+        edit_config(model_type="llama", rope_parameters={"rope_theta": None}), "rope_theta = None; it must be"
+    ),
+    "behrt without a setting": (edit_config(model_type="ehrjax_behrt"), "config.json has no embedding_size"),
     "a tokenizer with more tokens": (
         lambda f: (f / "tokenizer.json").write_text(
             json.dumps(
@@ -130,3 +149,80 @@ def test_a_hub_id_without_a_network_says_what_to_do(tmp_path, monkeypatch):
 
     with pytest.raises(InputError, match="cannot be reached"):
         hub.search("ehr")
+
+
+def damage_run(path: Path, change: Callable[[Path], None]) -> None:
+    models.save("gpt2 base", path / "hf")
+    incoming.from_hf(str(path / "hf"), path / "run")
+    change(path / "run")
+
+
+def cut_rows(run: Path) -> None:
+    np.save(run / "source" / "rows.npy", np.arange(3))
+
+
+def lose_dataset(run: Path) -> None:
+    told = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({"config": told["config"]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(cut_rows, "source is damaged"), (lose_dataset, "lacks its sections config and dataset")]
+)
+def test_damaged_runs(change, message, tmp_path):
+    from ehrjax.hf import outgoing, resize, verify
+    from tests.hf import born
+
+    damage_run(tmp_path, change)
+    for verb_of in (
+        lambda: outgoing.to_hf(tmp_path / "run", tmp_path / "back"),
+        lambda: resize.resize(tmp_path / "run", born.vocabulary(), tmp_path / "own"),
+        lambda: verify.verify(tmp_path / "hf", tmp_path / "run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            verb_of()
+    assert not (tmp_path / "back").exists() and not (tmp_path / "own").exists()
+
+
+def test_pytorch_files_that_say_odd_things(tmp_path):
+    import torch
+
+    from ehrjax.hf import from_torch
+    from tests.hf import torch_projects as projects
+
+    model = projects.NanoGPT(projects.config())
+    state = model.state_dict()
+    cases = (
+        ({"model": state, "model_args": "n_head=3"}, "add --heads"),
+        ({"model": state, "model_args": {"n_head": "3"}}, "add --heads"),
+        ({"model": state, "model_args": {"n_head": 3, "dropout": "no"}}, "dropout = 'no', which is no number"),
+        (
+            {"model": {**state, "transformer.wte.weight": torch.zeros(())}, "model_args": {"n_head": 3}},
+            "number of axes",
+        ),
+    )
+    for value, message in cases:
+        torch.save(value, tmp_path / "odd.pt")
+        with pytest.raises(InputError, match=message):
+            from_torch.from_torch(tmp_path / "odd.pt", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--into=R", "--output=O", "--vocab=V"], "leave --vocab out"),
+        (["--pca", "--output=O"], "--pca fits vectors to a run's table"),
+        (["--rescale", "--output=O"], "--rescale fits vectors"),
+        (["--map=M", "--output=O"], "--map is for matching"),
+        (["--unmapped=U", "--output=O"], "--unmapped is for matching"),
+        (["--nearest=a", "--output=O"], "--nearest is printed by --describe"),
+        (["--describe", "--nearest=a"], "--nearest needs codes"),
+    ],
+)
+def test_options_that_would_do_nothing(options, message, tmp_path, capsys):
+    from ehrjax import convert
+
+    np.save(tmp_path / "e.npy", np.eye(4, dtype=np.float32))
+    with pytest.raises(SystemExit) as stopped:
+        convert.main(["embeddings", f"--input={tmp_path / 'e.npy'}", *options])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err

@@ -7,12 +7,12 @@ from typing import Any
 
 from ehrjax.hf.families import ehr_sequencing
 from ehrjax.hf.rules import TABLE, Rule
-from ehrjax.hf.settings import activation, activation_name
+from ehrjax.hf.settings import activation, activation_name, require
 
 MODEL_TYPES = ("ehrjax_behrt",)
 MODEL, OBJECTIVE = "behrt", "masked_codes"
 PREFIX = "behrt."
-ARCHITECTURES = {"head": "BehrtForMaskedLM", "base": "BehrtModel"}
+ARCHITECTURES = {"ehrjax_behrt": {"head": "BehrtForMaskedLM", "base": "BehrtModel"}}
 # The file in hf/remote that goes with the weights, and what it holds.
 REMOTE = "modeling_behrt"
 AUTO_MAP = {
@@ -28,10 +28,22 @@ RULES = [
 ]
 COPIES = {"mlm_head.3.weight": "embeddings.code_embedding.weight"}
 HEADS: tuple[str, ...] = ()
+# All of them are in a config that `to-hf` has written.
+_KEYS = (
+    "num_hidden_layers", "num_attention_heads", "hidden_size", "embedding_size", "intermediate_size",
+    "max_position_embeddings", "max_visits", "age_bin_years", "max_age", "position_type", "visit_segments",
+    "layer_norm_eps", "head_layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "tie_word_embeddings",
+)  # fmt: skip
 
 
 def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of the model and of the objective."""
+    """The settings of the model and of the objective.
+
+    Raises:
+      InputError: the config lacks one of them.
+    """
+    require(config, _KEYS)
     model = dict(
         num_layers=config["num_hidden_layers"],
         num_heads=config["num_attention_heads"],

@@ -12,7 +12,7 @@ from ehrjax.hf.settings import activation, activation_name, linear, norm, refuse
 MODEL_TYPES = ("bert",)
 MODEL, OBJECTIVE = "bert", "masked_codes"
 PREFIX = "bert."
-ARCHITECTURES = {"head": "BertForMaskedLM", "base": "BertModel"}
+ARCHITECTURES = {"bert": {"head": "BertForMaskedLM", "base": "BertModel"}}
 # What the head has of its own here, and where a config does not say it.
 _HEAD = {"gelu": "erf", "layer_norm_epsilon": 1e-5}
 
@@ -48,6 +48,8 @@ COPIES = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+# What the class has all the same where the head is not tied, beside the tensor that it uses.
+UNUSED = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
 HEADS = (
     r"pooler\.",
     r"cls\.seq_relationship\.",
@@ -58,13 +60,12 @@ HEADS = (
 )
 
 
-def check_head(model: Mapping[str, Any], objective: Mapping[str, Any]) -> None:
-    """Raises InputError for a masked-code head whose activation or norm is not the model's, as it is there."""
-    if objective["name"] == OBJECTIVE:
+def check_head(model: Mapping[str, Any], objective: Mapping[str, Any], **fixed: Any) -> None:
+    """Raises InputError for a masked-code head whose activation or norm is not the model's, or one that is `fixed`."""
+    if objective["name"] in ("masked_codes", "masked_values"):
         told = {f"objective.{key}": objective.get(key, default) for key, default in _HEAD.items()}
-        refuse(
-            told, {f"objective.{key}": model[key] for key in _HEAD}, who="this class, whose head is like its layers,"
-        )
+        wanted = {f"objective.{key}": fixed.get(key, model[key]) for key in _HEAD}
+        refuse(told, wanted, who="this class, whose head is like its layers,")
 
 
 def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -94,11 +95,19 @@ def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[st
       InputError: positions do not begin at row 0, there are no token types, or the head is no BERT's.
     """
     refuse({"model.position_offset": model["position_offset"]}, {"model.position_offset": 0}, who="BERT")
+    check_head(model, objective)
+    return {"model_type": "bert", **layers_to(model, objective)}
+
+
+def layers_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configs of BERT and RoBERTa have in common.
+
+    Raises:
+      InputError: there are no token types.
+    """
     if not model["num_types"]:
         raise InputError("model.num_types is 0, but BERT has token types.")
-    check_head(model, objective)
     return dict(
-        model_type="bert",
         num_hidden_layers=model["num_layers"],
         num_attention_heads=model["num_heads"],
         hidden_size=model["hidden_dim"],

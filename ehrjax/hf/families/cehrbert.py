@@ -7,7 +7,7 @@ from typing import Any
 
 from ehrjax.hf.families import bert
 from ehrjax.hf.rules import FIRST, OUTPUT, TABLE, Rule
-from ehrjax.hf.settings import activation, activation_name, linear, norm, refuse
+from ehrjax.hf.settings import activation, activation_name, linear, norm
 
 MODEL_TYPES = ("cehrbert",)
 MODEL = "cehr_bert"
@@ -15,7 +15,7 @@ MODEL = "cehr_bert"
 OBJECTIVE = "masked_codes"
 OBJECTIVES = ("masked_codes", "masked_values")
 PREFIX = "bert."
-ARCHITECTURES = {"head": "CehrBertForPreTraining", "base": "CehrBert"}
+ARCHITECTURES = {"cehrbert": {"head": "CehrBertForPreTraining", "base": "CehrBert"}}
 
 _IN, _PATH = "cehr_bert_embeddings", "model/embeddings"
 _VALUE = "concept_value_decoder_layer.concept_value_decoder_layer"
@@ -42,6 +42,7 @@ COPIES = {
     "cls.predictions.decoder.weight": f"{_IN}.concept_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+UNUSED = bert.UNUSED
 # The sinusoids are a buffer; the other heads are those of fine-tuning.
 HEADS = (*bert.HEADS, rf"{_IN}\.positional_embedding_layer\.pe$", r"age_batch_norm\.", r"dense_layer\.")
 
@@ -72,8 +73,12 @@ def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def config_to(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
-    """The HuggingFace config of these settings."""
-    refuse({"objective.gelu": objective.get("gelu", "erf")}, {"objective.gelu": model["gelu"]}, who="CEHR-BERT's class")
+    """The HuggingFace config of these settings.
+
+    Raises:
+      InputError: the head is not like the layers.
+    """
+    bert.check_head(model, objective)
     return dict(
         model_type="cehrbert",
         num_hidden_layers=model["num_layers"],

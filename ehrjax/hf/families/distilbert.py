@@ -12,7 +12,7 @@ from ehrjax.hf.settings import activation, activation_name, linear, norm, refuse
 MODEL_TYPES = ("distilbert",)
 MODEL, OBJECTIVE = "bert", "masked_codes"
 PREFIX = "distilbert."
-ARCHITECTURES = {"head": "DistilBertForMaskedLM", "base": "DistilBertModel"}
+ARCHITECTURES = {"distilbert": {"head": "DistilBertForMaskedLM", "base": "DistilBertModel"}}
 
 RULES = [
     Rule("embeddings.word_embeddings.weight", "model/embeddings/code/embedding", TABLE),

@@ -11,7 +11,7 @@ from ehrjax.hf.settings import activation, activation_name, linear, norm, refuse
 MODEL_TYPES = ("gpt2",)
 MODEL, OBJECTIVE = "gpt2", "next_token"
 PREFIX = "transformer."
-ARCHITECTURES = {"head": "GPT2LMHeadModel", "base": "GPT2LMHeadModel"}
+ARCHITECTURES = {"gpt2": {"head": "GPT2LMHeadModel", "base": "GPT2Model"}}
 
 _QKV = ("model/layers/{i}/attention/query", "model/layers/{i}/attention/key", "model/layers/{i}/attention/value")
 # Conv1D holds [in, out], as our kernels do.
@@ -30,7 +30,7 @@ RULES = [
 ]
 COPIES = {"lm_head.weight": "wte.weight"}
 # The causal mask is a buffer of old checkpoints.
-HEADS = (r"h\.\d+\.attn\.(masked_)?bias$", r"score\.", r"multiple_choice_head\.", r"classifier\.")
+HEADS = (r"h\.\d+\.attn\.(masked_)?bias$", r"score\.", r"multiple_choice_head\.", r"classifier\.", r"qa_outputs\.")
 
 
 def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,8 +11,12 @@ from ehrjax.hf.settings import activation, activation_name, refuse
 
 MODEL_TYPES = ("llama", "mistral")
 MODEL, OBJECTIVE = "decoder", "next_token"
-PREFIX = "model."
-ARCHITECTURES = {"head": "LlamaForCausalLM", "base": "LlamaForCausalLM"}
+# The second one is LlamaForQuestionAnswering's.
+PREFIX = ("model.", "transformer.")
+ARCHITECTURES = {
+    "llama": {"head": "LlamaForCausalLM", "base": "LlamaModel"},
+    "mistral": {"head": "MistralForCausalLM", "base": "MistralModel"},
+}
 
 _LAYER = "layers.{i}"
 _PATH = "model/layers/{i}"
@@ -31,20 +35,26 @@ RULES = [
     Rule("lm_head.weight", "head/codes/kernel", OUTPUT, "head"),
 ]
 COPIES = {"lm_head.weight": "embed_tokens.weight"}
-HEADS = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq$", r"score\.")
+HEADS = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq$", r"score\.", r"qa_outputs\.")
 
 
 def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of the model and of the objective.
 
     Raises:
-      InputError: biases or scaled rotary positions, which our decoder has not.
+      InputError: biases or scaled rotary positions, which our decoder has not, or an odd width of heads.
     """
     refuse(config, {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1})
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
         raise InputError(f"config.json says rope_type = {kind!r}, which ehrjax has not; it must be 'default'.")
+    base = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
+    if isinstance(base, bool) or not isinstance(base, (int, float)) or not 0 < base < float("inf"):
+        raise InputError(f"config.json says rope_theta = {base!r}; it must be a number above 0.")
     heads = config.get("num_attention_heads", 32)
+    width = config.get("head_dim") or config.get("hidden_size", 4096) // max(heads, 1)
+    if width % 2:
+        raise InputError(f"config.json gives heads of {width} columns; rotary positions need an even number.")
     window = config.get("sliding_window") if config.get("model_type") == "mistral" else None
     model = dict(
         num_layers=config.get("num_hidden_layers", 32),
@@ -57,7 +67,7 @@ def settings_from(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         # There a window of w holds the token itself and w - 1 before it.
         window=None if window is None else window - 1,
         positions="rotary",
-        rotary_base=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        rotary_base=float(base),
         norm="rms",
         final_norm=True,
         gated=True,

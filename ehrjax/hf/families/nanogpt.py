@@ -36,23 +36,26 @@ def settings_of(
     """The settings, from the shapes and from what the checkpoint says (`model_args`).
 
     Raises:
-      InputError: nothing says how many heads there are.
+      InputError: nothing says how many heads there are, or the dropout is no number.
     """
-    arguments = told.get("model_args") or told.get("config") or {}
+    arguments = next((told[key] for key in ("model_args", "config") if isinstance(told.get(key), Mapping)), {})
     heads = num_heads or arguments.get("n_head") or arguments.get("n_heads")
-    if not heads:
+    if not isinstance(heads, int) or heads < 1:
         raise InputError("The checkpoint does not say how many attention heads it has; add --heads=N.")
+    dropout = arguments.get("dropout", 0.0)
+    if not isinstance(dropout, (int, float)):
+        raise InputError(f"The checkpoint says dropout = {dropout!r}, which is no number; save the arguments again.")
     width = there["wte.weight"][1]
     layers = 1 + max(int(m[1]) for name in there if (m := re.match(r"h\.(\d+)\.", name)))
     model = dict(
         num_layers=layers,
-        num_heads=int(heads),
+        num_heads=heads,
         hidden_dim=width,
         mlp_dim=there["h.0.mlp.c_fc.weight"][0],
         max_positions=there["wpe.weight"][0],
         use_bias="ln_f.bias" in there,
-        dropout=float(arguments.get("dropout", 0.0)),
-        attention_dropout=float(arguments.get("dropout", 0.0)),
+        dropout=float(dropout),
+        attention_dropout=float(dropout),
         gelu="erf",
     )
     return model, dict(tied=True)

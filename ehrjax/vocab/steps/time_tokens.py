@@ -69,7 +69,7 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
     """Puts tokens for the time passed before an event; they carry that event's time and visit.
 
     Only =6mt stands where it is known: the k-th of a run 180 k days after the event before, or at the next event where
-    that is sooner. So what is on record at some time tells how long nothing has happened, but never when something will.
+    that is sooner. So what is on record at some time tells how long nothing has happened, not when something will.
     """
     if not len(events):
         return events
