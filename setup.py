@@ -53,7 +53,7 @@ setup(
             "nbformat>=5.10",
             "pyspark>=4.0",
             "pytest>=8.0",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "ruff>=0.8",
             "s3fs>=2024.6",
             "tensorboard>=2.18",

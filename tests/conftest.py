@@ -17,11 +17,16 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import settings
 
 from ehrjax.core import files
 from ehrjax.data import prepare_tokens
 from ehrjax.ingest import meds
 from ehrjax.vocab.recipe import Recipe
+
+# No test is timed; and fewer examples than by default, since there are many properties.
+settings.register_profile("ehrjax", deadline=None, max_examples=40)
+settings.load_profile("ehrjax")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -77,7 +77,8 @@ def agree(logits: np.ndarray, opened: runs.Run, drawn: schedule.Trajectory, prom
 def test_a_step_at_a_time_is_a_whole_pass(model, toy_tokens):
     opened = made.run(toy_tokens, model)
     asked = made.asked(toy_tokens, 3, most=30)
-    for settings in (sampling.Settings(), sampling.Settings(temperature=0.0), sampling.Settings(0.7, 20, 0.9)):
+    ways = (sampling.Settings(), sampling.Settings(temperature=0.0), sampling.Settings(0.7, 20, 0.9))
+    for settings in ways if model == "gpt2" else ways[:1]:
         drawer = made.decoder(opened, max_tokens=33, settings=settings)
         found = list(schedule.run(drawer, asked, samples=3, seed=5, shape=SHAPE))
         assert sorted((t.prompt, t.sample) for t in found) == [(p, s) for p in range(3) for s in range(3)]
