@@ -115,7 +115,8 @@ def _asked(args: argparse.Namespace, splits: Sequence[Any], run: Any, horizon: i
         tokens = None
         if args.at.startswith(asking.AFTER):
             tokens = events.tokens_of(run.vocabulary, [args.at.removeprefix(asking.AFTER)], where="--at")
-        asked, known, name = asking.at(splits, args.at, tokens=tokens, offset=offset), None, ""
+        ends = events.ends(run.vocabulary, [])
+        asked, known, name = asking.at(splits, args.at, tokens=tokens, ends=ends, offset=offset), None, ""
     else:
         if offset:
             raise InputError("--offset goes with --at; labels have prediction times of their own.")
@@ -185,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", required=True, help="a token dataset in the run's vocabulary")
     add("--output", required=True, help="the folder to write")
     add("--labels", help="ask at the prediction times of a label folder or file")
-    add("--at", help="ask everybody once: last, after:CODE, or a time such as 2015-06-30")
+    add("--at", help="ask everybody alive once: last, after:CODE, age:60, or a time such as 2015-06-30")
     add("--offset", default="", help="with --at: so much later, for example 24h")
     add("--split", default="held_out", help="train, tuning, held_out (some, with commas) or all")
     add("--samples", type=int, default=32, help="trajectories a prompt")

@@ -1,4 +1,4 @@
-"""Prepare data: `python -m ehrjax.prepare {synthetic,download,events,tokens,labels,tfds,inspect}`, each with --help."""
+"""Prepare data: `python -m ehrjax.prepare {synthetic,download,events,...}`, each with --help."""
 
 from __future__ import annotations
 
@@ -119,6 +119,16 @@ def inspect(args: argparse.Namespace, rest: Sequence[str]) -> None:
     _print_summary({"page": str(page)})
 
 
+def notes(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Writes a note for each visit of a MEDS dataset from what its codes mean, for data without notes."""
+    from ehrjax.ingest import visit_notes
+
+    bar, advance = progress.bar()
+    with bar:
+        summary = visit_notes.write(args.input, args.output, progress=advance)
+    _print_summary(summary)
+
+
 def labels(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Makes the labels of a task from a MEDS dataset."""
     from ehrjax.ingest.labels import making, settings
@@ -144,7 +154,7 @@ def _print_summary(summary: dict, indent: str = "") -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ehrjax.prepare", description=__doc__)
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="{synthetic,download,events,tokens,labels,tfds,inspect}"
+        dest="verb", required=True, metavar="{synthetic,download,events,tokens,notes,labels,tfds,inspect}"
     )
 
     def verb(function: Callable[..., None]) -> argparse.ArgumentParser:
@@ -177,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(inspect)
     sub.add_argument("--input", required=True, help="the MEDS dataset or the token dataset")
     sub.add_argument("--timeline", type=int, help="draw this subject's record (made-up people's is drawn anyway)")
+    sub = verb(notes)
+    sub.add_argument("--input", required=True, help="the MEDS dataset")
     sub = verb(labels)
     sub.add_argument("--input", required=True, help="the MEDS dataset")
     sub.add_argument("--task", help="the task, for example readmission_30d; docs/labels.md lists them")

@@ -72,7 +72,9 @@ def _train_yaml(path: Path, args: argparse.Namespace) -> None:
     from ehrjax.training import yaml_runs
 
     made = yaml_runs.tokens(given, workdir)
-    config = yaml_runs.by_epoch(given.config, made)
+    if given.notes:
+        _notes(workdir / "data", made / "notes" / "notes.parquet", given.notes.encoder, given.notes.max_tokens)
+    config = yaml_runs.by_epoch(given.config, made, workdir / "data" / "notes" if given.notes else None)
     with yaml_runs.logged(workdir):
         if given.device == "cuda":
             import jax
@@ -94,7 +96,7 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
 
     from ehrjax.core import mesh as meshes
     from ehrjax.data import pipeline
-    from ehrjax.training import initial, optimizer, run
+    from ehrjax.training import initial, noted, optimizer, run
     from ehrjax.vocab import vocabulary as vocabularies
 
     if args is not None and args.coordinator:
@@ -111,6 +113,7 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     )
     meshes.check_batch(settings.mesh, config["batch_size"], settings.optimizer.accumulate)
     configs.into(pipeline.Settings, config["data"], where="data")
+    noted.check(config)
     run.build(config, vocabularies.smallest())
     if config["num_steps"]:
         optimizer.make_schedule(settings.schedule, settings.optimizer.learning_rate, config["num_steps"])
@@ -143,7 +146,7 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     from ehrjax.core.writer import Writer
     from ehrjax.data import labelled, pipeline, tfds, token_dataset
     from ehrjax.evals import tuning
-    from ehrjax.training import initial, loop, optimizer, run, state, step, targets
+    from ehrjax.training import initial, loop, noted, optimizer, run, state, step, targets
     from ehrjax.training import workdir as workdirs
 
     first = jax.process_index() == 0
@@ -157,14 +160,20 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     if first and published:
         tfds.ensure(path, workdir / "data")
     _barrier("data")
+    if first and not path and config["data"].get("notes"):
+        _embedded_notes(workdir / "data", config["data"]["notes"])
+    _barrier("notes")
     if not path or published:
         path = str(tfds.tokens_of(path, workdir / "data") if published else workdir / "data" / "tokens")
         labels = config["data"].get("labels", "")
         if labels and not published:  # a task of the embedded hospital
             labels = str(workdir / "data" / "events" / "labels" / labels)
-        config = {**config, "data": {**config["data"], "path": path, "labels": labels}}
+        notes = config["data"].get("notes", "")
+        if notes and not published:
+            notes = str(workdir / "data" / "notes")
+        config = {**config, "data": {**config["data"], "path": path, "labels": labels, "notes": notes}}
     dataset = token_dataset.open_tokens(path)
-    config, target = targets.resolve(config, dataset)
+    config, target = targets.resolve(noted.resolve(config), dataset)
     settings = configs.into(pipeline.Settings, config["data"], where="data")
     parts = run.build(config, dataset.vocabulary)
     training = pipeline.open_split(dataset, "train", settings)
@@ -184,6 +193,7 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     fresh = initial.start_from(sections.start, fresh, dataset.vocabulary, parts.model.config)
     if first:
         workdirs.claim(workdir, config, dataset)
+        noted.write(workdir, config)
         if target is not None:
             targets.write(workdir, target)
             for name, part in (("train", training), ("tuning", tuning_split)):
@@ -270,6 +280,33 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
         )
         print(f"report: {path}", flush=True)
     print(f"params sha256: {digest}", flush=True)
+
+
+def _embedded_notes(folder: Path, encoder: str) -> None:
+    """Makes the notes of the embedded hospital, and their vectors."""
+    from ehrjax.ingest import visit_notes
+
+    source = folder / "notes.parquet"
+    if not source.exists():
+        visit_notes.write(folder / "events", source)
+    _notes(folder, source, encoder, 512)
+
+
+def _notes(folder: Path, source: Path, encoder: str, max_tokens: int) -> None:
+    """Makes `folder/notes`, the vectors of a file of notes, unless it is there."""
+    from ehrjax.data import notes
+    from ehrjax.texts import encoders, vectors
+
+    if (folder / "notes").exists():
+        info = notes.open_notes(folder / "notes").info
+        if info["encoder"] != encoders.called(encoder) or info.get("max_tokens", max_tokens) != max_tokens:
+            raise InputError(
+                f"{folder / 'notes'} is of another encoder or max_tokens; remove it or name another workdir."
+            )
+    else:
+        print(f"encoding notes by {encoder}", flush=True)
+        with encoders.opened(encoder, max_tokens=max_tokens) as opened:
+            vectors.write(source, folder / "notes", opened)
 
 
 def _check_numbers(config: dict[str, Any]) -> None:

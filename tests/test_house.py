@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "training": {"core", "vocab", "data", "objectives"},
     "evals": {"core", "ingest", "vocab", "data", "objectives", "metrics", "viz"},
     "hf": {"core", "vocab", "metrics", "data", "training"},
+    "texts": {"core", "ingest", "data", "training", "evals", "hf"},
 }
 HOST = ("ingest", "vocab", "metrics", "viz")
 

@@ -3,7 +3,7 @@
 Host batches are numpy. `device_fields` is what goes to the device, where times become int32 minutes since
 the start of the window.
 
-Axes: B rows, L tokens a row, S windows (segments) a row at most.
+Axes: B rows, L tokens a row, S windows (segments) a row at most; N states of the notes a row at most, D numbers each.
 """
 
 from __future__ import annotations
@@ -41,12 +41,21 @@ FIELDS: Mapping[str, Field] = {
     ),
     "days": Field("B L", np.int32, np.int32, "whole days since 1970; of static tokens, the window's first"),
     "values": Field("B L", np.float32, np.float32, "the event's numeric value; NaN = none"),
+    "notes": Field(
+        "B N D", np.float32, np.float32, "means of note vectors as they stood one after another; [0] is zeros"
+    ),
+    "notes_seen": Field("B L", np.int32, np.int32, "which of its row's `notes` a token sees; 0 = none yet"),
     "subject_id": Field("B S", np.int64, None, "whose window it is; -1 = unused"),
     "window_start": Field("B S", np.int64, None, "microseconds since 1970 of the window's first timed token"),
     "anchors": Field("B S", np.int32, np.int32, "index in the row of the window's last token; -1 = unused"),
     "labels": Field("B S ...", np.float32, np.float32, "targets of a supervised objective"),
     "weights": Field("B S", np.float32, np.float32, "weights of the labels; 0 = unused"),
 }
+
+SUPERVISION = ("labels", "weights")
+"""Fields that only data with labels has."""
+NOTES = ("notes", "notes_seen")
+"""Fields that only data with clinical notes has."""
 
 
 def require(available: Iterable[str], needed: Iterable[str], *, by: str) -> None:

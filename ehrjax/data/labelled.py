@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from ehrjax.core.errors import InputError
-from ehrjax.data.token_dataset import Split, Subject, TokenDataset
+from ehrjax.data.notes import Notes
+from ehrjax.data.token_dataset import Split, Subject
 from ehrjax.data.windows import Windows
 from ehrjax.ingest.labels import reading
 
@@ -68,9 +69,19 @@ class LabelledSplit:
         return self.windows.length
 
     @property
+    def subject_ids(self) -> np.ndarray:
+        """[subjects] int64."""
+        return self.split.subject_ids
+
+    @property
     def num_static(self) -> np.ndarray:
         """[subjects] int64."""
         return self.split.num_static
+
+    @property
+    def notes(self) -> Notes | None:
+        """The split's."""
+        return self.split.notes
 
     def subject(self, index: int) -> Subject:
         """The subject at `index`."""
@@ -107,24 +118,21 @@ def target_of(labels: reading.Labels, train: Split, vocabulary_codes: set[str] |
     return Target("classes", tuple(str(c) for c in classes))
 
 
-def join(
-    dataset: TokenDataset, name: str, labels: reading.Labels, target: Target, *, context_length: int
-) -> LabelledSplit:
+def join(split: Split, labels: reading.Labels, target: Target, *, context_length: int, where: object) -> LabelledSplit:
     """The labels of the subjects in one split, each with the newest tokens up to and including its prediction time.
 
     Labels whose subject or history is missing, or whose class train does not have, are set aside and counted.
 
     Args:
-      dataset: the tokens.
-      name: the split; which subjects are in it the tokens decide.
+      split: the tokens; which subjects are in it they decide.
       labels: of one task.
       target: from `target_of`.
       context_length: tokens a window at most, static ones included.
+      where: the token dataset, for messages.
 
     Raises:
       InputError: the labels put a subject into another split than the tokens do, or none is left.
     """
-    split = dataset.split(name)
     places = {int(s): i for i, s in enumerate(split.subject_ids)}
     aside: Counter[str] = Counter()
     rows: list[tuple[int, int, int, int]] = []
@@ -135,9 +143,9 @@ def join(
         if subject_id not in places:
             aside[ELSEWHERE] += 1
             continue
-        if said is not None and said != name:
+        if said is not None and said != split.name:
             raise InputError(
-                f"The labels {labels.name} have subject {subject_id} in {said}, the tokens {dataset.folder} in {name}; "
+                f"The labels {labels.name} have subject {subject_id} in {said}, the tokens {where} in {split.name}; "
                 "make both from one dataset."
             )
         place = places[subject_id]
@@ -156,7 +164,7 @@ def join(
         aside["of a class that train does not have"] += int((~known[chosen]).sum())
     use = known[chosen] if len(chosen) else np.zeros(0, bool)
     if not use.any():
-        raise InputError(f"No label of {labels.name} belongs to a subject in {name} of {dataset.folder}.")
+        raise InputError(f"No label of {labels.name} belongs to a subject in {split.name} of {where}.")
     table = np.array(rows, np.int64)[use]
     return LabelledSplit(
         split, Windows(*table.T), values[chosen[use]], np.array(times, np.int64)[chosen[use]], dict(aside)

@@ -63,6 +63,29 @@ def plan(lengths: np.ndarray, capacity: int, max_segments: int, seed: int | None
     return Plan(flat, np.concatenate([[0], np.cumsum(sizes)]))
 
 
+def split_rows(plan: Plan, costs: np.ndarray, most: int) -> Plan:
+    """The same windows in more rows, so that no row's costs exceed `most`; a window that does so alone has a row alone.
+
+    Args:
+      plan: what to split.
+      costs: [W] of each window, at least 0.
+      most: of a row.
+    """
+    own = costs[plan.order]
+    if not len(own) or np.add.reduceat(own, plan.offsets[:-1]).max() <= most:
+        return plan
+    offsets = [0]
+    for row in range(len(plan)):
+        total = 0
+        for place in range(plan.offsets[row], plan.offsets[row + 1]):
+            if total + own[place] > most and place > offsets[-1]:
+                offsets.append(place)
+                total = 0
+            total += own[place]
+        offsets.append(int(plan.offsets[row + 1]))
+    return Plan(plan.order, np.array(offsets, np.int64))
+
+
 def _generator(seed: int, epoch: int, *name: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=stable_hash(seed, epoch, "packing", *name)))
 

@@ -10,7 +10,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grain.python as grain
 import numpy as np
@@ -18,7 +18,7 @@ from absl import flags
 
 from ehrjax.core.batch import Batch
 from ehrjax.core.errors import InputError
-from ehrjax.data import labelled, packing, token_dataset, windows
+from ehrjax.data import labelled, notes, packing, token_dataset, windows
 from ehrjax.data import rows as filling
 from ehrjax.ingest.labels import reading
 from ehrjax.ingest.meds import TRAIN
@@ -40,6 +40,9 @@ class Settings:
       shuffle: another order and other cuts each epoch; otherwise subjects come in the order of the files.
       labels: a label folder or file; then a window is what a label asks about, and carries it.
       decode: see ingest.labels.reading.
+      notes: a folder of note vectors (data.notes); then a token carries the mean of the notes before it.
+      newest_notes: how many of the newest notes that mean takes; 0 takes all.
+      note_states: different means a row at most, and the zeros of no note.
     """
 
     path: str
@@ -51,6 +54,9 @@ class Settings:
     shuffle: bool = True
     labels: str = ""
     decode: str = ""
+    notes: str = ""
+    newest_notes: int = 0
+    note_states: int = 64
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -59,6 +65,8 @@ class Settings:
             ("num_workers", 0),
             ("prefetch", 1),
             ("eval_batches", 0),
+            ("newest_notes", 0),
+            ("note_states", 2),
         ):
             if getattr(self, name) < least:
                 raise InputError(f"config.data.{name} is {getattr(self, name)}; it must be at least {least}.")
@@ -89,27 +97,34 @@ def read_labels(settings: Settings) -> reading.Labels:
 def open_split(dataset: token_dataset.TokenDataset, name: str, settings: Settings) -> AnySplit:
     """A split, or where the settings name labels the labelled windows in it."""
     split = dataset.split(name)
+    if settings.notes:
+        split = replace(split, notes=notes.open_notes(settings.notes, newest=settings.newest_notes))
     if not settings.labels:
         return split
     labels = read_labels(settings)
-    train = split if name == TRAIN else dataset.split(TRAIN)
-    target = labelled.target_of(labels, train)
-    return labelled.join(dataset, name, labels, target, context_length=settings.context_length)
+    target = labelled.target_of(labels, split if name == TRAIN else dataset.split(TRAIN))
+    return labelled.join(split, labels, target, context_length=settings.context_length, where=dataset.folder)
 
 
 def plan_epoch(split: AnySplit, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:
     """Plans an epoch; `seed` None gives the fixed order and phase of evaluation."""
     seed = seed if settings.shuffle else None
     if isinstance(split, labelled.LabelledSplit):
-        planned = packing.plan(split.lengths, settings.context_length, settings.max_segments, seed, epoch)
-        return Epoch(split.windows, planned)
-    tiled = windows.tile(split.lengths, split.num_static, context=settings.context_length, seed=seed, epoch=epoch)
-    return Epoch(tiled, packing.plan(tiled.length, settings.context_length, settings.max_segments, seed, epoch))
+        tiled = split.windows
+    else:
+        tiled = windows.tile(split.lengths, split.num_static, context=settings.context_length, seed=seed, epoch=epoch)
+    planned = packing.plan(tiled.length, settings.context_length, settings.max_segments, seed, epoch)
+    if split.notes is not None:
+        # Tokens of one time see one state, so neither can be exceeded.
+        states = np.minimum(split.notes.count(split.subject_ids)[tiled.subject], tiled.stop - tiled.start)
+        planned = packing.split_rows(planned, states, settings.note_states - 1)
+    return Epoch(tiled, planned)
 
 
 def make_batch(split: AnySplit, epoch: Epoch, settings: Settings, *, rows: range, batch_size: int, index: int) -> Batch:
     """Rows `rows` of batch `index` of an epoch; rows past the end of the plan are padding."""
-    batch = filling.empty(len(rows), settings.context_length, settings.max_segments)
+    noted = None if split.notes is None else (settings.note_states, split.notes.width)
+    batch = filling.empty(len(rows), settings.context_length, settings.max_segments, noted)
     labels = split.labels if isinstance(split, labelled.LabelledSplit) else None
     if labels is not None:
         batch["labels"] = np.zeros((len(rows), settings.max_segments, labels.shape[1]), np.float32)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ehrjax.core.batch import FIELDS, Batch
+from ehrjax.core.batch import FIELDS, NOTES, SUPERVISION, Batch
 from ehrjax.core.errors import InputError
 from ehrjax.data import packing, windows
+from ehrjax.data.notes import SubjectNotes
 from ehrjax.data.token_dataset import Subject
 from ehrjax.vocab.grammar import NO_TIME
 
@@ -18,11 +19,14 @@ MICROSECONDS_PER_YEAR = 365.25 * MICROSECONDS_PER_DAY
 Window = tuple[Subject, int, int]
 
 
-def empty(rows: int, context: int, segments: int) -> Batch:
-    """A batch of padding: [rows, context] tokens and room for `segments` windows a row."""
-    shapes = {"B L": (rows, context), "B S": (rows, segments)}
+def empty(rows: int, context: int, segments: int, notes: tuple[int, int] | None = None) -> Batch:
+    """A batch of padding: [rows, context] tokens and room for `segments` windows a row.
+
+    notes: (states a row, width) of the fields of notes; None leaves them out.
+    """
+    shapes = {"B L": (rows, context), "B S": (rows, segments), "B N D": (rows, *(notes or ()))}
     fills = {"values": np.nan, "times": NO_TIME, "subject_id": -1, "anchors": -1}
-    names = [name for name in FIELDS if name not in ("labels", "weights")]
+    names = [name for name in FIELDS if name not in SUPERVISION and (notes or name not in NOTES)]
     return {name: np.full(shapes[FIELDS[name].axes], fills.get(name, 0), FIELDS[name].host) for name in names}
 
 
@@ -30,9 +34,10 @@ def fill(batch: Batch, row: int, content: Sequence[Window]) -> None:
     """Lays windows (subject, start, stop) one after another into a row of a batch made by `empty`.
 
     Each window is the subject's static tokens followed by its tokens start .. stop. Visits count from the
-    window's first, ages and times of static tokens are those of its first timed token.
+    window's first, ages and times of static tokens are those of its first timed token. Where the batch has notes, a
+    token sees the mean of those that could be read before its time, static tokens none.
     """
-    at = 0
+    at, used = 0, 1
     for segment, (subject, start, stop) in enumerate(content):
         static = subject.num_static
         size, timed = static + stop - start, slice(start, stop)
@@ -61,7 +66,27 @@ def fill(batch: Batch, row: int, content: Sequence[Window]) -> None:
         batch["subject_id"][row, segment] = subject.subject_id
         batch["window_start"][row, segment] = begin
         batch["anchors"][row, segment] = at + size - 1
+        if "notes" in batch and subject.notes is not None:
+            used = _fill_notes(batch, row, rest, subject.notes, times, used)
         at += size
+
+
+def _fill_notes(batch: Batch, row: int, span: slice, own: SubjectNotes, times: np.ndarray, used: int) -> int:
+    """Lays the states of a window's notes behind the `used` ones of a row; returns how many are used then.
+
+    Of more states than a row has room for, evenly chosen ones are kept, whoever shares the row: a token then sees the
+    mean as it stood a little earlier, never a later one.
+    """
+    counts = own.before(times)
+    states = np.unique(counts[counts > 0])
+    room = batch["notes"].shape[1] - 1
+    if len(states) > room:
+        states = states[np.linspace(0, len(states) - 1, room).astype(np.int64)]
+    stop = used + len(states)
+    batch["notes"][row, used:stop] = own.means(states)
+    place = np.searchsorted(states, counts, side="right")
+    batch["notes_seen"][row, span] = np.where(place > 0, used - 1 + place, 0)
+    return stop
 
 
 def subject(
@@ -73,6 +98,7 @@ def subject(
     times: Sequence[int] | None = None,
     visits: Sequence[int] | None = None,
     values: Sequence[float] | None = None,
+    notes: SubjectNotes | None = None,
 ) -> Subject:
     """A subject from plain lists; whatever is left out is unknown (no birth, one visit, no values).
 
@@ -84,6 +110,7 @@ def subject(
       times: [N] microseconds since 1970; default 0 for each timed token.
       visits: [N] visit numbers that never fall.
       values: [N] numbers, NaN = none.
+      notes: vectors of clinical notes.
 
     Raises:
       InputError: the lists differ in length.
@@ -105,6 +132,7 @@ def subject(
         time_array,
         np.zeros(count, np.int32) if visits is None else np.asarray(visits, np.int32),
         np.full(count, np.nan, np.float32) if values is None else np.asarray(values, np.float32),
+        notes,
     )
 
 
@@ -114,6 +142,7 @@ def collate(
     context_length: int = 512,
     max_segments: int = 16,
     batch_size: int | None = None,
+    note_states: int = 64,
 ) -> Batch:
     """A packed batch from subjects: `Subject` records, dicts of `subject`'s arguments, or plain token lists.
 
@@ -124,6 +153,7 @@ def collate(
       context_length: tokens a row.
       max_segments: windows a row at most.
       batch_size: rows; default as many as needed. Unused rows are padding.
+      note_states: states of notes a row at most, and the zeros of no note, where subjects have notes.
 
     Returns:
       A host batch (see `ehrjax.core.batch.FIELDS`); `subject_id` says whose each window is. Subjects given
@@ -142,12 +172,27 @@ def collate(
     lengths = np.array([len(record.tokens) for record in records], np.int64)
     static = np.array([record.num_static for record in records], np.int64)
     tiled = windows.tile(lengths, static, context=context_length, seed=None)
-    plan = packing.plan(tiled.length, context_length, max_segments, None)
+    every = [(records[w], int(a), int(b)) for w, a, b in zip(tiled.subject, tiled.start, tiled.stop)]
+    plan = plan_rows(every, context_length, max_segments, note_states)
     rows = len(plan) if batch_size is None else batch_size
     if len(plan) > rows:
         raise InputError(f"The subjects fill {len(plan)} rows of {context_length}, more than batch_size={rows}.")
-    batch = empty(rows, context_length, max_segments)
+    batch = empty(rows, context_length, max_segments, noted(every, note_states))
     for row in range(len(plan)):
-        content = [(records[tiled.subject[w]], int(tiled.start[w]), int(tiled.stop[w])) for w in plan.row(row)]
-        fill(batch, row, content)
+        fill(batch, row, [every[w] for w in plan.row(row)])
     return batch
+
+
+def plan_rows(content: Sequence[Window], context: int, segments: int, note_states: int) -> packing.Plan:
+    """Which of some windows share a row, in their order."""
+    lengths = [subject.num_static + stop - start for subject, start, stop in content]
+    plan = packing.plan(np.array(lengths, np.int64), context, segments, None)
+    # Tokens of one time see one state, so neither the notes nor the tokens are fewer than the states.
+    states = [0 if s.notes is None else min(len(s.notes.times), stop - start) for s, start, stop in content]
+    return packing.split_rows(plan, np.array(states, np.int64), note_states - 1)
+
+
+def noted(content: Sequence[Window], note_states: int) -> tuple[int, int] | None:
+    """What `empty` must know of the notes of some windows; None where no subject has notes."""
+    widths = {subject.notes.vectors.shape[1] for subject, _, _ in content if subject.notes is not None}
+    return (note_states, widths.pop()) if widths else None

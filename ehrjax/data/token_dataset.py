@@ -19,6 +19,7 @@ import pyarrow.ipc
 
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
+from ehrjax.data.notes import Notes, SubjectNotes
 from ehrjax.ingest.meds import SPLITS
 from ehrjax.vocab import vocabulary as vocabularies
 
@@ -105,6 +106,7 @@ class Subject:
       birth_time: microseconds since 1970, or None.
       num_static: how many leading tokens have no time.
       tokens, visits: [N] int32; times: [N] int64 microseconds (NaT where static); values: [N] float32, NaN = none.
+      notes: vectors of clinical notes, where there are any beside the tokens.
     """
 
     subject_id: int
@@ -114,14 +116,16 @@ class Subject:
     times: np.ndarray
     visits: np.ndarray
     values: np.ndarray
+    notes: SubjectNotes | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """All subjects of one split, addressed by index."""
+    """All subjects of one split, addressed by index; with `notes` each has its own."""
 
     name: str
     shards: tuple[Shard, ...]
+    notes: Notes | None = None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -157,6 +161,7 @@ class Split:
             int(shard.birth_time[row]) if shard.has_birth[row] else None,
             int(shard.num_static[row]),
             **{name: shard.columns[name][span] for name in RAGGED},
+            notes=None if self.notes is None else self.notes.of(int(shard.subject_id[row])),
         )
 
 

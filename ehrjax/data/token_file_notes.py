@@ -1,9 +1,6 @@
-"""Clinical notes beside token files: pickles become one parquet file.
+"""Clinical notes beside token files: pickles become one table of notes (`ingest.notes`).
 
-notes.parquet: subject_id int64, time timestamp[us] (charttime: from then on the note may be read), note_id string,
-text large_string (null where the source holds only tokens), token_ids list<int32> (of the source's own text tokenizer;
-null where it holds text). Rows are in the order of the files, a subject's notes by time. A note is known at its time,
-not before: whoever joins notes to tokens must cut them at the prediction time.
+Rows are in the order of the files, a subject's notes by time.
 """
 
 from __future__ import annotations
@@ -17,24 +14,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.data.token_file_records import integers, records, subject_of
+from ehrjax.ingest.notes import FRAME, NO_TEXT, SCHEMA
 from ehrjax.ingest.raw_csv import DATE_FORMAT, OTHER_TIME_FORMATS, TIME_FORMAT
 from ehrjax.ingest.raw_tables import FIRST_TIME, LAST_TIME, OUT_OF_RANGE
 
-SCHEMA = pa.schema(
-    [
-        pa.field("subject_id", pa.int64(), nullable=False),
-        pa.field("time", pa.timestamp("us"), nullable=False),
-        pa.field("note_id", pa.string()),
-        pa.field("text", pa.large_string()),
-        pa.field("token_ids", pa.list_(pa.int32())),
-    ]
-)
 _LAST_MICROSECOND = datetime.timedelta(days=1) - datetime.timedelta(microseconds=1)
 _FORMATS = tuple(f.replace("%S%.f", "%S.%f") for f in (TIME_FORMAT, *OTHER_TIME_FORMATS)) + ("%Y-%m-%dT%H:%M:%S",)
 
@@ -77,22 +65,13 @@ def write(paths: Sequence[Path], output: Path, subjects: np.ndarray) -> dict[str
                     else:
                         kept.append(row)
             if kept:
-                frame = pl.DataFrame(kept, schema=_POLARS, orient="row")
+                frame = pl.DataFrame(kept, schema=FRAME, orient="row")
                 first = pl.int_range(pl.len()).first().over("subject_id")
                 frame = frame.with_columns(first.alias("place")).sort("place", "time", maintain_order=True)
                 table = frame.drop("place").to_arrow(compat_level=pl.CompatLevel.oldest())
                 writer.write_table(table.cast(SCHEMA))
     aside = dict(sorted(set_aside.items()))
     return {"rows": rows, "written": rows - sum(aside.values()), "set_aside": aside}
-
-
-_POLARS = {
-    "subject_id": pl.Int64,
-    "time": pl.Datetime("us"),
-    "note_id": pl.String,
-    "text": pl.String,
-    "token_ids": pl.List(pl.Int32),
-}
 
 
 def _note(subject: int, note: dict[str, Any], where: str) -> tuple | str:
@@ -104,7 +83,7 @@ def _note(subject: int, note: dict[str, Any], where: str) -> tuple | str:
     if not FIRST_TIME <= time < LAST_TIME:
         return OUT_OF_RANGE
     if text is None and tokens is None:
-        return "neither text nor token_ids"
+        return NO_TEXT
     if text is not None and not isinstance(text, str):
         raise InputError(f"{where}: the 'text' of a note is not text; write the file again.")
     if tokens is not None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehrjax.core import files, trees
 from ehrjax.core.batch import Batch
 from ehrjax.core.errors import InputError
-from ehrjax.data import packing, rows, windows
+from ehrjax.data import rows, windows
+from ehrjax.data.notes import Notes
 from ehrjax.data.rows import Window
 from ehrjax.data.token_dataset import Split, Subject, TokenDataset
+from ehrjax.evals.vector_files import Vectors, as_table, check_output, joined, savez, write
 
 POOLS = ("cls", "mean", "max", "last")
 GROUP, ROWS, SEGMENTS = 512, 8, 16
@@ -44,11 +44,11 @@ def hidden_states(run: Any, content: Sequence[Window]) -> Iterator[tuple[int, np
 
 def _batches(run: Any, content: Sequence[Window], size: int) -> Iterator[tuple[Batch, list[tuple[int, int, slice]]]]:
     """Windows packed in batches of `size` rows; for each window in a batch its index, its row and its place there."""
-    context = run.config["data"]["context_length"]
+    context, states = run.config["data"]["context_length"], run.config["data"].get("note_states", 2)
     lengths = [subject.num_static + stop - start for subject, start, stop in content]
-    plan = packing.plan(np.array(lengths, np.int64), context, SEGMENTS, None)
+    plan = rows.plan_rows(content, context, SEGMENTS, states)
     for first in range(0, len(plan), size):
-        batch, placed = rows.empty(size, context, SEGMENTS), []
+        batch, placed = rows.empty(size, context, SEGMENTS, rows.noted(content, states)), []
         for row, members in enumerate(plan.row(i) for i in range(first, min(first + size, len(plan)))):
             rows.fill(batch, row, [content[i] for i in members])
             at = 0
@@ -84,19 +84,6 @@ def check_pool(pool: str) -> None:
     """Raises InputError for an unknown way of pooling."""
     if pool not in POOLS:
         raise InputError(f"--pool is {pool!r}; choose {', '.join(POOLS)}.")
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Some vectors and whose they are.
-
-    Attributes:
-      columns: name -> [N] numpy array.
-      vectors: [N, D] float32.
-    """
-
-    columns: dict[str, np.ndarray]
-    vectors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -270,7 +257,7 @@ def received_attention(run: Any, splits: Sequence[Split], *, progress: Progress 
 def write_attention(output: Path, found: Received, strings: np.ndarray) -> None:
     """Writes an .npz file with token, str, count [N] and attention [N, layers, heads]; `strings` are all tokens'."""
     check_output(output, (".npz",))
-    _savez(output, {**vars(found), "str": strings[found.token]})
+    savez(output, {**vars(found), "str": strings[found.token]})
 
 
 def stream(
@@ -310,91 +297,15 @@ def stream(
     return count
 
 
-def write(output: Path, found: Vectors) -> int:
-    """Writes vectors that are in hand; see `stream`."""
-    check_output(output)
-    if output.suffix == ".npz":
-        _savez(output, {"vectors": found.vectors, **found.columns})
-    else:
-        with files.written_file(output) as temporary:
-            pq.write_table(as_table(found), temporary, compression="zstd")
-    return len(found.vectors)
-
-
-def _savez(output: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with files.written_file(output) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-
-
-def check_output(output: Path, endings: Sequence[str] = (".parquet", ".npz")) -> None:
-    """Raises InputError where a file cannot be written: it has another ending, exists, or cannot be made."""
-    if output.suffix not in endings:
-        raise InputError(f"{output} ends in {output.suffix!r}; this is written to {' or '.join(endings)}.")
-    if output.exists():
-        raise InputError(f"{output} already exists; remove it or name another file.")
-    files.check_place(output)
-
-
-def read(path: str | Path) -> Vectors:
-    """Reads what `stream` or `write` has written.
-
-    Raises:
-      InputError: the file is missing, damaged, or is none of these.
-    """
-    path = Path(path)
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                columns = {name: file[name] for name in file.files}
-            vectors = columns.pop("vectors")
-        else:
-            table = pq.read_table(path)
-            columns = {n: table[n].to_numpy(zero_copy_only=False) for n in table.column_names if n != "vector"}
-            vectors = _matrix(table["vector"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
-        raise InputError(f"{path} holds no vectors that encode has written, or is truncated.") from error
-    if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise InputError(f"{path} holds {vectors.dtype} of shape {list(vectors.shape)}; vectors are rows of numbers.")
-    for name, column in columns.items():
-        if column.shape != (len(vectors),):
-            raise InputError(f"{path} has {len(vectors)} vectors, but {name} is of shape {list(column.shape)}.")
-    return Vectors(columns, vectors)
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """[N, D] of a column of lists of one size. Raises ArrowException or ValueError for others."""
-    kind = column.type
-    if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        raise ValueError(f"the column is of {kind}")
-    flat = column.combine_chunks().flatten()
-    column.cast(pa.list_(kind.value_type, len(flat) // max(len(column), 1)))  # fails where lengths differ
-    return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
-
-
-def joined(parts: Sequence[Vectors]) -> Vectors:
-    """Several vectors behind one another. Raises InputError for none."""
-    if not parts:
-        raise InputError("The splits hold no subjects; nothing is written.")
-    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-    return Vectors(columns, np.concatenate([part.vectors for part in parts]))
-
-
-def as_table(found: Vectors) -> pa.Table:
-    """Columns and `vector`, a list of float32 of fixed size."""
-    flat = pa.array(np.ascontiguousarray(found.vectors, np.float32).ravel())
-    vector = pa.FixedSizeListArray.from_arrays(flat, found.vectors.shape[1])
-    return pa.table({**{name: pa.array(column) for name, column in found.columns.items()}, "vector": vector})
-
-
-def splits_of(dataset: TokenDataset, names: str) -> list[Split]:
-    """The splits that a comma-separated list names, or all."""
+def splits_of(dataset: TokenDataset, names: str, notes: Notes | None = None) -> list[Split]:
+    """The splits that a comma-separated list names, or all; with the vectors of notes for runs that read some."""
     every = ("train", "tuning", "held_out")
     chosen = every if names == "all" else tuple(names.split(","))
     if unknown := [name for name in chosen if name not in every]:
         raise InputError(f"--split is {unknown[0]!r}; choose {', '.join(every)} or all.")
     if len(set(chosen)) < len(chosen):
         raise InputError(f"--split is {names!r}, which names a split twice; name each once.")
-    return [dataset.split(name) for name in chosen]
+    return [replace(dataset.split(name), notes=notes) for name in chosen]
 
 
 def _groups(splits: Sequence[Split], progress: Progress | None) -> Iterator[list[Subject]]:
@@ -428,7 +339,7 @@ def _visits(subject: Subject) -> Iterator[tuple[int, slice]]:
 
 
 def _alone(subject: Subject, places: np.ndarray, cls: int) -> Subject:
-    """Some tokens of a subject as a subject of its own, behind a [CLS] of the time of the first."""
+    """Some tokens of a subject as a subject of its own, behind a [CLS] of the time of the first and without notes."""
     chosen = np.concatenate([places[:1], places])
     tokens = subject.tokens[chosen].copy()
     tokens[0] = cls
@@ -442,6 +353,7 @@ def _alone(subject: Subject, places: np.ndarray, cls: int) -> Subject:
         subject.times[chosen],
         np.zeros(len(chosen), np.int32),
         values,
+        None if subject.notes is None else replace(subject.notes, times=subject.notes.times[:0]),
     )
 
 

@@ -1,55 +1,55 @@
-"""When subjects are asked about: label files, one time for all, the end of the record, or behind a token."""
+"""When subjects are asked about: one time or one age for all, the end of the record, or behind a token."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
 
 from ehrjax.core.batch import MICROSECONDS_PER_MINUTE
 from ehrjax.core.errors import InputError
+from ehrjax.data.rows import MICROSECONDS_PER_YEAR
 from ehrjax.data.token_dataset import Split, Subject
 
 LAST = "last"
 AFTER = "after:"
+AGE = "age:"
 _EPOCH = datetime.datetime(1970, 1, 1)
 
 
-def at(splits: Sequence[Split], text: str, *, tokens: np.ndarray | None = None, offset: int = 0) -> pl.DataFrame:
+def at(
+    splits: Sequence[Split], text: str, *, tokens: np.ndarray | None = None, ends: np.ndarray, offset: int = 0
+) -> pl.DataFrame:
     """Every subject of the splits once, with its prediction time.
 
     Args:
       splits: whose subjects.
-      text: 'last' (the time of the last token), 'after:...' (the last time at which one of `tokens` stands), or a date
-        or time (ISO 8601) for all.
+      text: 'last' (the time of the last token), 'after:...' (the last time at which one of `tokens` stands), 'age:60'
+        (so many years after birth), or a date or time (ISO 8601) for all.
       tokens: [V] bool, for 'after:'.
+      ends: [V] bool, the tokens after which nothing comes (death).
       offset: minutes to add.
 
     Returns:
-      subject_id, prediction_time (datetime[us]). Subjects without a time (no timed token, none of the tokens, nothing
-      on record by then) are left out.
+      subject_id, prediction_time (datetime[us]). Subjects without a time (no timed token, none of the tokens, no birth,
+      nothing on record by then) are left out, and those whose record has ended by then.
 
     Raises:
       InputError: the text is none of these, or nobody is left.
     """
-    fixed = None
-    if text != LAST and not text.startswith(AFTER):
-        try:
-            fixed = (datetime.datetime.fromisoformat(text) - _EPOCH) // datetime.timedelta(microseconds=1)
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"--at={text} is not 'last', 'after:CODE' or a time without a zone such as 2015-06-30."
-            ) from error
+    time_of = _times(text, tokens)
     rows = []
     for split in splits:
         for index in range(len(split)):
             subject = split.subject(index)
-            time = _time(subject, text, tokens) if fixed is None else fixed
+            time = time_of(subject)
             if time is not None:
                 time += offset * MICROSECONDS_PER_MINUTE
-                if (subject.times[subject.num_static :] <= time).any():
+                timed = subject.times[subject.num_static :]
+                known = subject.tokens[subject.num_static :][timed <= time]
+                if len(known) and not ends[known].any():
                     rows.append((subject.subject_id, time))
     if not rows:
         raise InputError(f"--at={text} leaves no subject of {', '.join(s.name for s in splits)} to ask about.")
@@ -57,9 +57,25 @@ def at(splits: Sequence[Split], text: str, *, tokens: np.ndarray | None = None, 
     return frame.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
 
 
-def _time(subject: Subject, text: str, tokens: np.ndarray | None) -> int | None:
-    timed = subject.times[subject.num_static :]
+def _times(text: str, tokens: np.ndarray | None) -> Callable[[Subject], int | None]:
+    """The function that gives a subject's time, microseconds since 1970, or None."""
     if text == LAST:
-        return int(timed[-1]) if len(timed) else None
-    found = np.flatnonzero(tokens[subject.tokens[subject.num_static :]])
-    return int(timed[found[-1]]) if len(found) else None
+        return lambda subject: _at(subject, np.arange(subject.num_static, len(subject.times)))
+    if text.startswith(AFTER):
+        return lambda subject: _at(
+            subject, np.flatnonzero(tokens[subject.tokens[subject.num_static :]]) + subject.num_static
+        )
+    try:
+        if text.startswith(AGE):
+            lived = round(float(text.removeprefix(AGE)) * MICROSECONDS_PER_YEAR)
+            return lambda subject: None if subject.birth_time is None else subject.birth_time + lived
+        fixed = (datetime.datetime.fromisoformat(text) - _EPOCH) // datetime.timedelta(microseconds=1)
+        return lambda subject: fixed
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"--at={text} is not 'last', 'after:CODE', 'age:YEARS' or a time without a zone such as 2015-06-30."
+        ) from error
+
+
+def _at(subject: Subject, places: np.ndarray) -> int | None:
+    return int(subject.times[places[-1]]) if len(places) else None

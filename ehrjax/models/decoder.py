@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from ehrjax.core.errors import InputError
 from ehrjax.core.layers import Table, constrain_batch, dropout, norm, sinusoids
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models import settings, transformer
+from ehrjax.models import memory, settings, transformer
 
 FIELDS = ("tokens", "positions", "segment_ids", "ages", "times")
 """The fields of a batch that the model reads."""
@@ -30,10 +32,11 @@ class Config:
     """What defines a decoder. mlp_dim None means 4 x hidden_dim; scan and unroll: see transformer.Encoder.
 
     positions: 'sinusoidal' (added to the tokens), 'rotary' (queries and keys are turned) or 'none'. over: what they
-    count: 'places' in the window, 'ages' in days (unknown ages: the time since the window's start), or 'times', days
-    since the window's start. window: how many earlier tokens a token sees (None: all). norm: 'layer' or 'rms'.
-    gated: an MLP with a gate (SwiGLU with gelu='silu'). final_norm: a norm behind the last block. kv_heads, head_dim:
-    see transformer.SelfAttention. init: 'xavier' (uniform, the token pipeline's) or 'normal' (0.02).
+    count: 'places' in the window, 'ages' (unknown ages: the time since the window's start), or 'times' since the
+    window's start, these two in units of unit_days days; no sinusoid turns faster than one radian a unit. window: how
+    many earlier tokens a token sees (None: all). norm: 'layer' or 'rms'. gated: an MLP with a gate (SwiGLU with
+    gelu='silu'). final_norm: a norm behind the last block. kv_heads, head_dim: see transformer.SelfAttention. init:
+    'xavier' (uniform, the token pipeline's) or 'normal' (0.02). bag: add a Bag to what the last block gives.
     """
 
     vocab_size: int
@@ -46,6 +49,7 @@ class Config:
     max_positions: int = 2048
     positions: str = "sinusoidal"
     over: str = "places"
+    unit_days: float = 1.0
     rotary_base: float = 10_000.0
     window: int | None = None
     norm: str = "layer"
@@ -57,6 +61,7 @@ class Config:
     layer_norm_epsilon: float = 1e-5
     gelu: str = "erf"
     init: str = "xavier"
+    bag: bool = False
     remat: str = "none"
     scan: bool = True
     unroll: bool | None = None
@@ -74,7 +79,10 @@ _CHOICES = {
 
 def config_from(values: Mapping[str, Any]) -> Config:
     """The Config of a mapping of its fields. Raises InputError, in one sentence, for what cannot be."""
-    return settings.parse(Config, values, _CHOICES, model="decoder")
+    config = settings.parse(Config, values, _CHOICES, model="decoder")
+    if not config.unit_days > 0:
+        raise InputError(f"model.unit_days is {config.unit_days}; it must be more than 0 days.")
+    return config
 
 
 def check(config: Config, context_length: int) -> None:
@@ -126,6 +134,10 @@ class Model(nn.Module):
             x = norm(config.norm, config.layer_norm_epsilon, self.policy, use_bias=config.use_bias, name="final_norm")(
                 x
             )
+        if config.bag:
+            # Behind the keys of the layers.
+            own = None if key is None else jax.random.fold_in(key, config.num_layers)
+            x = x + Bag(config, self.policy, name="bag")(batch["tokens"], batch["segment_ids"], own)
         return {"hidden": constrain_batch(x), "table": table}
 
     def _places(self, batch: Mapping[str, Array]) -> Array:
@@ -133,9 +145,42 @@ class Model(nn.Module):
         if self.config.over == "places":
             return batch["positions"].astype(jnp.float32)
         days = batch["times"].astype(jnp.float32) / MINUTES_PER_DAY
-        if self.config.over == "times":
-            return days
-        return jnp.where(jnp.isnan(batch["ages"]), days, batch["ages"] * DAYS_PER_YEAR)
+        if self.config.over == "ages":
+            days = jnp.where(jnp.isnan(batch["ages"]), days, batch["ages"] * DAYS_PER_YEAR)
+        return days / self.config.unit_days
+
+
+class Bag(nn.Module):
+    """The sum of a vector for each token up to now: what is on record, however much there is and whenever it was.
+
+    An additive term beside attention, which averages: what logistic regression on bags of codes can express. Where data
+    are few that is most of what can be learnt.
+    """
+
+    config: Config
+    policy: Policy = FP32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "batch length"], segment_ids: Int[Array, "batch length"], dropout_key: Array | None
+    ) -> Float[Array, "batch length d"]:
+        """The sum begins anew with each segment. Dropout takes whole tokens, for all places that see them."""
+        given = Table(self.config.vocab_size, self.config.hidden_dim, name="code")()[tokens]
+        given = given * dropout(jnp.ones((*tokens.shape, 1), given.dtype), self.config.dropout, dropout_key)
+        if self.has_variable(memory.MEMORY, "sum"):
+            total = given + self.get_variable(memory.MEMORY, "sum")[:, None]
+            self.put_variable(memory.MEMORY, "sum", total[:, 0])
+        else:
+            starts = jnp.ones_like(segment_ids, bool).at[:, 1:].set(segment_ids[:, 1:] != segment_ids[:, :-1])
+            total, _ = jax.lax.associative_scan(_joined, (given, starts[..., None]), axis=1)
+            if self.is_mutable_collection(memory.KEPT):
+                self.sow(memory.KEPT, "sum", total)
+        return total.astype(self.policy.residual)
+
+
+def _joined(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Sums that begin anew where the second of a pair is True."""
+    return jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1]
 
 
 class Embeddings(nn.Module):

@@ -77,20 +77,27 @@ class Model(nn.Module):
         key = None if deterministic else self.make_rng("dropout")
         x, table = Embeddings(config, name="embeddings")(batch)
         x = constrain_batch(x.astype(self.policy.residual))
-        segments = batch["segment_ids"]
-        change = segments[:, 1:] != segments[:, :-1]
-        edge = jnp.ones((segments.shape[0], 1), bool)
-        starts, ends = jnp.concatenate([edge, change], axis=1), jnp.concatenate([change, edge], axis=1)
-        for number in range(config.num_layers):
-            if number:
-                x = dropout(x, config.dropout, None if key is None else jax.random.fold_in(key, number))
-            name = f"lstm_{number}"
-            outputs = [Recurrence(config.hidden_dim, self.policy, name=name)(x, starts)]
-            if config.bidirectional:
-                back = Recurrence(config.hidden_dim, self.policy, reverse=True, name=f"{name}_reverse")
-                outputs.append(back(x, ends))
-            x = jnp.concatenate(outputs, axis=-1)
+        x = layers(config, self.policy, x, batch["segment_ids"], key)
         return {"hidden": constrain_batch(x), "table": table}
+
+
+def layers(
+    config: Config, policy: Policy, x: Float[Array, "batch length n"], segment_ids: Array, key: Array | None
+) -> Float[Array, "batch length units"]:
+    """The layers of a model that is being called, `lstm_0`, ...; the state begins anew with each segment."""
+    change = segment_ids[:, 1:] != segment_ids[:, :-1]
+    edge = jnp.ones((segment_ids.shape[0], 1), bool)
+    starts, ends = jnp.concatenate([edge, change], axis=1), jnp.concatenate([change, edge], axis=1)
+    for number in range(config.num_layers):
+        if number:
+            x = dropout(x, config.dropout, None if key is None else jax.random.fold_in(key, number))
+        name = f"lstm_{number}"
+        outputs = [Recurrence(config.hidden_dim, policy, name=name)(x, starts)]
+        if config.bidirectional:
+            back = Recurrence(config.hidden_dim, policy, reverse=True, name=f"{name}_reverse")
+            outputs.append(back(x, ends))
+        x = jnp.concatenate(outputs, axis=-1)
+    return x
 
 
 class Embeddings(nn.Module):

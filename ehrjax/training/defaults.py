@@ -32,6 +32,9 @@ def get() -> ConfigDict:
     config.data.shuffle = True
     config.data.labels = ""  # a label folder, for supervised objectives
     config.data.decode = ""
+    config.data.notes = ""  # a folder of note vectors, for models that read notes
+    config.data.newest_notes = 0
+    config.data.note_states = 64
 
     config.embedded = ConfigDict()
     config.embedded.patients = 5000

@@ -18,11 +18,9 @@ import numpy as np
 from ehrjax.core import batch as batches
 from ehrjax.core import checkpoint, files, plugins, precision, rng, trees
 from ehrjax.core import config as configs
+from ehrjax.core.batch import SUPERVISION
 from ehrjax.core.errors import InputError
 from ehrjax.vocab import vocabulary as vocabularies
-
-SUPERVISION = ("labels", "weights")
-"""Batch fields that only training and evaluation have."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,9 @@ class Parts:
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh parameters: {"model": ..., "head": ...}; without "head" where the head has none (tied, no bias)."""
-        shapes = {name: (1, 8) for name in self.fields if name not in SUPERVISION}
-        example = {name: jnp.zeros(shape, batches.FIELDS[name].device) for name, shape in shapes.items()}
+        shapes = {"B L": (1, 8), "B S": (1, 8), "B N D": (1, 2, getattr(self.model.config, "note_dim", 0))}
+        names = [name for name in self.fields if name not in SUPERVISION]
+        example = {name: jnp.zeros(shapes[batches.FIELDS[name].axes], batches.FIELDS[name].device) for name in names}
         variables = self.model.init(rng.key_for(key, "model"), example, deterministic=True)
         outputs = jax.eval_shape(lambda v: self.model.apply(v, example, deterministic=True), variables)
         hidden = jnp.zeros((1, 1, outputs["hidden"].shape[-1]), jnp.float32)

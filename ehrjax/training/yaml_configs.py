@@ -17,16 +17,16 @@ from ehrjax.core import config as configs
 from ehrjax.core.errors import InputError
 from ehrjax.training import defaults
 
-MODELS = {"lstm": "lstm", "transformer": "decoder", "gpt2": "gpt2"}
+MODELS = {"lstm": "lstm", "lstm_note": "lstm_notes", "transformer": "decoder", "gpt2": "gpt2"}
 """model.type -> the model's module."""
 
 KEYS: dict[str, str] = {
     "name": "wandb.name, and the default workdir runs/NAME",
-    "model.type": "model.name: lstm, decoder (transformer) or gpt2",
+    "model.type": "model.name: lstm, lstm_notes (lstm_note), decoder (transformer) or gpt2",
     "model.vocab_size": "checked against the vocabulary's rows",
-    "model.embedding_dim": "model.embedding_dim (lstm), model.hidden_dim (transformer, gpt2)",
+    "model.embedding_dim": "model.embedding_dim (lstm, lstm_note), model.hidden_dim (transformer, gpt2)",
     "model.model_dim": "model.hidden_dim (transformer, gpt2)",
-    "model.hidden_dim": "model.hidden_dim (lstm)",
+    "model.hidden_dim": "model.hidden_dim (lstm, lstm_note)",
     "model.n_layers": "model.num_layers",
     "model.n_heads": "model.num_heads (transformer, gpt2)",
     "model.dropout": "model.dropout and model.attention_dropout",
@@ -39,6 +39,10 @@ KEYS: dict[str, str] = {
     "data.sequence_length": "data.context_length",
     "data.shuffle": "data.shuffle",
     "data.insert_static_demographic_tokens": "whether tokens without a time are kept",
+    "data.clinical_notes.dir": "the notes of DIR/data/tokens, their vectors in DIR/data/notes (lstm_note)",
+    "data.clinical_notes.max_note_count": "data.newest_notes; 0, the default, is all",
+    "data.clinical_notes.max_tokens_per_note": "tokens of a note that the encoder reads; default 512",
+    "data.clinical_notes.encoder": "the text encoder (ehrjax.encode notes); default emilyalsentzer/Bio_ClinicalBERT",
     "optimiser.type": "optimizer.name: adam or adamw, with PyTorch's other settings",
     "optimiser.lr": "optimizer.learning_rate",
     "optimiser.scheduler.type": "schedule.name: warmup_cosine; without a scheduler the rate is constant",
@@ -62,8 +66,19 @@ _TYPES = {
     **dict.fromkeys(("model.dropout", "optimiser.lr", "optimiser.scheduler.lr_min_ratio"), float),
     **dict.fromkeys(("data.shuffle", "data.insert_static_demographic_tokens", "model.bias"), bool),
 }
-_WORDS = ("type", "device", "name", "_dir", "_path")
+_WORDS = ("type", "device", "name", "_dir", "_path", ".dir", ".encoder")
+_NOTES = "data.clinical_notes."
+_ZERO = ("optimiser.scheduler.warmup_steps", f"{_NOTES}max_note_count")
 _OF_TRANSFORMERS = ("model.model_dim", "model.n_heads", "model.context_length")
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The section data.clinical_notes: the folder of .pkl files, the encoder, and how much of a note it reads."""
+
+    folder: Path
+    encoder: str
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,7 @@ class Translated:
       vocabulary_size: what the YAML says it has.
       static_tokens: whether tokens without a time are kept.
       device: cuda or cpu.
+      notes: of lstm_note.
     """
 
     name: str
@@ -87,6 +103,7 @@ class Translated:
     vocabulary_size: int
     static_tokens: bool
     device: str
+    notes: Notes | None = None
 
 
 def read(path: str | Path) -> Translated:
@@ -117,6 +134,7 @@ def read(path: str | Path) -> Translated:
     config.batch_size = flat["data.batch_size"]
     config.data.context_length = flat["data.sequence_length"]
     config.data.shuffle = flat["data.shuffle"]
+    config.data.newest_notes = flat.get(f"{_NOTES}max_note_count", 0)
     config.wandb.name = flat["name"]
     _optimise(config, flat, path)
     return Translated(
@@ -127,6 +145,7 @@ def read(path: str | Path) -> Translated:
         flat["model.vocab_size"],
         flat["data.insert_static_demographic_tokens"],
         flat["training.device"],
+        _notes(flat, path),
     )
 
 
@@ -143,7 +162,7 @@ def _checked(flat: dict[str, Any], path: Path) -> dict[str, Any]:
         right = isinstance(value, (int, float) if wanted is float else wanted)
         if not right or (isinstance(value, bool) and wanted is not bool):
             raise InputError(f"{path}: {key} is {value!r}; it must be {_said(wanted)}.")
-        if wanted in (int, float) and value < 0 or (wanted is int and value < 1 and key != _WARMUP):
+        if wanted in (int, float) and value < 0 or (wanted is int and value < 1 and key not in _ZERO):
             raise InputError(f"{path}: {key} is {value!r}; it must be {'positive' if wanted is int else 'at least 0'}.")
     for key in _NEEDED:
         if key not in flat:
@@ -164,9 +183,6 @@ def _checked(flat: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-_WARMUP = "optimiser.scheduler.warmup_steps"
-
-
 def _said(kind: type) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
 
@@ -175,7 +191,7 @@ def _model(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
     kind = flat["model.type"]
     if kind not in MODELS:
         raise InputError(f"{path}: model.type is {kind!r}; it must be one of {', '.join(MODELS)}.")
-    transformer = kind != "lstm"
+    transformer = not kind.startswith("lstm")
     foreign = [key for key in _OF_TRANSFORMERS if key in flat and not transformer]
     foreign += ["model.hidden_dim"] if transformer and "model.hidden_dim" in flat else []
     foreign += ["model.bias"] if kind != "gpt2" and "model.bias" in flat else []
@@ -195,6 +211,19 @@ def _model(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if kind == "gpt2":
         model["gelu"] = "erf"  # nanoGPT's, from which the pipeline's GPT-2 comes
     return model
+
+
+def _notes(flat: Mapping[str, Any], path: Path) -> Notes | None:
+    given = sorted(key for key in flat if key.startswith(_NOTES))
+    if flat["model.type"] != "lstm_note":
+        if given:
+            raise InputError(f"{path}: {given[0]} is no setting of the model {flat['model.type']}; remove it.")
+        return None
+    if f"{_NOTES}dir" not in flat:
+        raise InputError(f"{path} lacks the key {_NOTES}dir.")
+    folder = _folder(flat[f"{_NOTES}dir"], f"{_NOTES}dir", path)
+    encoder = flat.get(f"{_NOTES}encoder", "emilyalsentzer/Bio_ClinicalBERT")
+    return Notes(folder, encoder, flat.get(f"{_NOTES}max_tokens_per_note", 512))
 
 
 def _optimise(config: Any, flat: Mapping[str, Any], path: Path) -> None:
@@ -219,7 +248,7 @@ def _optimise(config: Any, flat: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"{path}: optimiser.scheduler.type is {schedule!r}; it must be warmup_cosine.")
     config.schedule = dict(
         name=schedule or "constant",
-        warmup_steps=flat.get(_WARMUP, 0),
+        warmup_steps=flat.get("optimiser.scheduler.warmup_steps", 0),
         lr_min_ratio=float(flat.get("optimiser.scheduler.lr_min_ratio", 0.0)),
     )
 

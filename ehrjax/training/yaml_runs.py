@@ -1,4 +1,4 @@
-"""A run from a YAML config of a token-based pipeline: its tokens before, the pipeline's own files after.
+"""A run from a YAML config of a token-based pipeline: its tokens and notes before, the pipeline's own files after.
 
 DIR/config.yaml       the YAML, as it was given
 DIR/training.log      what was printed
@@ -40,7 +40,8 @@ def tokens(given: Translated, workdir: Path) -> Path:
     if not (folder / "tokens").exists():
         together = folder / "files"
         together.mkdir(parents=True, exist_ok=True)
-        for name, path in (("train", given.train), ("val", given.tuning)):
+        linked = [("train", given.train), ("val", given.tuning)]
+        for name, path in linked + ([("notes", given.notes.folder)] if given.notes else []):
             link = together / name
             link.unlink(missing_ok=True)
             link.symlink_to(path.resolve(), target_is_directory=True)
@@ -52,9 +53,9 @@ def tokens(given: Translated, workdir: Path) -> Path:
     return folder / "tokens"
 
 
-def by_epoch(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The config with the tokens at `path`, evaluated once an epoch and logged often enough for a loss an epoch."""
-    config = {**config, "data": {**config["data"], "path": str(path)}}
+def by_epoch(config: dict[str, Any], path: Path, notes: Path | None) -> dict[str, Any]:
+    """The config with its tokens and perhaps its notes, evaluated and logged often enough for a loss an epoch."""
+    config = {**config, "data": {**config["data"], "path": str(path), "notes": str(notes or "")}}
     steps = _epoch_steps(config)
     every = max(1, steps // 10)
     return {**config, "eval_every": steps, "checkpoint_every": steps, "log_every": every}
@@ -62,7 +63,7 @@ def by_epoch(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _epoch_steps(config: dict[str, Any]) -> int:
     settings = pipeline.Settings(**config["data"])
-    train = token_dataset.open_tokens(settings.path).split("train")
+    train = pipeline.open_split(token_dataset.open_tokens(settings.path), "train", settings)
     return pipeline.count_steps(train, settings, batch_size=config["batch_size"], seed=config["seed"], epochs=1)
 
 

@@ -1,21 +1,24 @@
 """Ten-year risks from sampled lives: a decoder over ages on Delphi's simulated histories, beside logistic regression.
 
-    python experiments/delphi/run.py --data=DIR [--work=DIR] [--steps=1500] [--samples=64] [--output=FILE.json]
+    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--steps=600] [--samples=64] [--output=FILE.json]
 
-DIR holds train.bin and labels.csv of https://github.com/gerstung-lab/Delphi (data/ukb_simulated_data). Split by person;
-the model is trained on the train split and stops early on tuning. For everybody else (held out) futures are sampled
-from age 70 (death) and from 60 (a first I25, E11, J44, N18 of those without), and the ten-year risks compared with
-logistic regression on the bag of codes by that age, fitted on the train split for each question, its penalty chosen on
-tuning. A step that is finished in --work is not done again.
+DIR holds train.bin and labels.csv of https://github.com/gerstung-lab/Delphi (data/ukb_simulated_data). Split by person
+into folds, each held out once: of the others a tenth is for tuning, and the model is trained on the rest. For the
+people of the fold futures are sampled from age 70 (death) and from 60 (a first I25, E11, J44, N18 of those without),
+and the ten-year risks compared with logistic regression on sex and the bag of codes by that age, fitted on the same
+people for each question, its penalty chosen on the same tuning people. AUROCs are means over folds; intervals resample
+people within folds. A step that is finished in --work is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +32,7 @@ QUESTIONS = {
     "N18": (60, "DIAGNOSIS//ICD10//N18"),
 }
 YEARS = 10
-DAY = 86_400_000_000
-YEAR = 365.25 * DAY
+YEAR = 365.25 * 86_400_000_000
 
 
 def verb(*arguments: object) -> None:
@@ -38,45 +40,66 @@ def verb(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True)
 
 
-def asked(split, strings: list[str], age: int, code: str) -> pl.DataFrame:
-    """Those alive at an age without the code: subject_id, prediction_time, boolean_value, and place in the split."""
-    token, dead = strings.index(code), strings.index("MEDS_DEATH")
+def once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Makes a folder that is not there yet."""
+    if not path.exists():
+        make(path)
+    return path
+
+
+def split(meds: Path, folder: Path, fold: int, folds: int) -> None:
+    """The dataset with one fold held out and a tenth of the others for tuning."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(meds, part)
+    path = part / "metadata" / "subject_splits.parquet"
+    people = pl.read_parquet(path).sort("subject_id")
+    rank = np.random.default_rng(0).permutation(len(people))
+    others = np.where(rank // folds % 10 == 0, "tuning", "train")
+    people.with_columns(pl.Series("split", np.where(rank % folds == fold, "held_out", others))).write_parquet(path)
+    part.rename(folder)
+
+
+def histories(split, age: int, dead: int) -> pl.DataFrame:
+    """Those alive at an age with a history: subject_id, prediction_time, tokens by then, and within ten years after."""
     rows = []
+    at = round(age * YEAR)
     for place in range(len(split)):
         subject = split.subject(place)
-        at = round(age * YEAR)
-        tokens, times = subject.tokens[subject.num_static :], subject.times[subject.num_static :]
-        before = times <= at
-        if not before.any() or (tokens[before] == dead).any() or (tokens[before] == token).any():
-            continue
-        within = (times > at) & (times <= at + YEARS * YEAR)
-        rows.append((subject.subject_id, at, bool((tokens[within] == token).any()), place))
-    schema = {"subject_id": pl.Int64, "prediction_time": pl.Int64, "boolean_value": pl.Boolean, "place": pl.Int64}
+        tokens, times = subject.tokens, subject.times
+        known = (times <= at) | (np.arange(len(tokens)) < subject.num_static)
+        if known[subject.num_static :].any() and dead not in tokens[known]:
+            later = tokens[~known & (times <= at + YEARS * YEAR)]
+            rows.append((subject.subject_id, at, tokens[known].tolist(), later.tolist()))
+    tokens = pl.List(pl.Int32)
+    schema = {"subject_id": pl.Int64, "prediction_time": pl.Int64, "known": tokens, "later": tokens}
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     return frame.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
 
 
-def bags(split, frame: pl.DataFrame, size: int, events: np.ndarray) -> np.ndarray:
-    """[N, V]: which events each has had by the prediction time (1 or 0), static ones included."""
+def asked(frame: pl.DataFrame, token: int) -> pl.DataFrame:
+    """Those without the code, and whether they get it."""
+    frame = frame.filter(~pl.col("known").list.contains(token))
+    return frame.with_columns(pl.col("later").list.contains(token).alias("boolean_value"))
+
+
+def bags(frame: pl.DataFrame, size: int) -> np.ndarray:
+    """[N, V]: what each has had by the prediction time, sex included (1 or 0)."""
     result = np.zeros((len(frame), size), np.float32)
-    for row, (place, at) in enumerate(zip(frame["place"], frame["prediction_time"].to_physical())):
-        subject = split.subject(place)
-        static = subject.num_static
-        stop = static + int(np.searchsorted(subject.times[static:], at, side="right"))
-        result[row, subject.tokens[:stop]] = 1
-    return result[:, events]
+    for row, tokens in enumerate(frame["known"]):
+        result[row, tokens.to_numpy()] = 1
+    return result
 
 
-def logistic(dataset, frames: dict[str, pl.DataFrame], events: np.ndarray) -> np.ndarray:
+def logistic(frames: dict[str, pl.DataFrame], size: int) -> np.ndarray:
     """Risks of the held-out, the penalty chosen by the log loss on tuning."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    size = len(dataset.vocabulary)
-    x = {name: bags(dataset.split(name), frame, size, events) for name, frame in frames.items()}
+    x = {name: bags(frame, size) for name, frame in frames.items()}
     y = {name: frame["boolean_value"].to_numpy() for name, frame in frames.items()}
     best = None
-    for c in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0):
+    for c in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0):
         model = LogisticRegression(C=c, max_iter=2000).fit(x["train"], y["train"])
         loss = log_loss(y["tuning"], model.predict_proba(x["tuning"])[:, 1], labels=[False, True])
         if best is None or loss < best[0]:
@@ -84,83 +107,123 @@ def logistic(dataset, frames: dict[str, pl.DataFrame], events: np.ndarray) -> np
     return best[1].predict_proba(x["held_out"])[:, 1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--work")
-    for name, default in dict(steps=1500, samples=64, max_tokens=160, seed=0).items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--output")
-    args = parser.parse_args()
-    work = Path(args.work or tempfile.mkdtemp(prefix="delphi-"))
-    work.mkdir(parents=True, exist_ok=True)
-    meds, tokens, run = (work / name for name in ("meds", "tokens", "run"))
-    if not meds.exists():
-        verb("ehrjax.prepare", "events", "--source=delphi", f"--input={args.data}", f"--output={meds}")
-    if not tokens.exists():
-        verb("ehrjax.prepare", "tokens", "--config=configs/tokens/lifelong.py", f"--input={meds}", f"--output={tokens}")
+def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
+    """One fold: a question's truth, and AUROCs of the model and of logistic regression with their resampled values."""
+    from ehrjax.data import token_dataset
+    from ehrjax.metrics import discrimination
+
+    tokens, run = folder / "tokens", folder / "run"
     verb(
         "ehrjax.train",
-        "--config=configs/decoder.py:base",
+        "--config=configs/decoder.py:timed",
         f"--workdir={run}",
         f"--config.data.path={tokens}",
         "--config.data.context_length=256",
         "--config.model.hidden_dim=128",
         "--config.model.mlp_dim=512",
-        "--config.model.over=ages",
-        "--config.batch_size=16",
+        "--config.model.dropout=0.2",
+        "--config.optimizer.weight_decay=0.1",
+        "--config.batch_size=8",
         f"--config.num_steps={args.steps}",
-        "--config.eval_every=150",
-        "--config.schedule.warmup_steps=100",
+        "--config.eval_every=60",
+        "--config.schedule.warmup_steps=60",
         "--config.report.enabled=False",
         f"--config.seed={args.seed}",
     )
-    from ehrjax.data import token_dataset
-    from ehrjax.generation import clock
-    from ehrjax.metrics import discrimination
-
     dataset = token_dataset.open_tokens(tokens)
     strings = dataset.vocabulary.strings
-    events = np.flatnonzero(~clock.is_time(strings, dataset.info["recipe"]) & (np.arange(len(strings)) >= 5))
+    dead = strings.index("MEDS_DEATH")
     everybody = dataset.split("held_out").subject_ids
-    rows, draws, differences = {}, [], []
-    for name, (age, code) in QUESTIONS.items():
-        frames = {split: asked(dataset.split(split), strings, age, code) for split in ("train", "tuning", "held_out")}
-        labels, futures = work / f"{name}.parquet", work / f"futures-{name}"
-        if not futures.exists():
-            frames["held_out"].drop("place").write_parquet(labels)
-            verb(
+    result = {}
+    for age in sorted({age for age, _ in QUESTIONS.values()}):
+        people = {name: histories(dataset.split(name), age, dead) for name in ("train", "tuning", "held_out")}
+        here = {name: code for name, (at, code) in QUESTIONS.items() if at == age}
+        futures = once(
+            folder / f"from{age}",
+            lambda path: verb(
                 "ehrjax.generate",
                 f"--workdir={run}",
                 f"--input={tokens}",
-                f"--labels={labels}",
-                f"--task={name}={code}@{YEARS}y",
+                f"--at=age:{age}",
+                *(f"--task={name}={code}@{YEARS}y" for name, code in here.items()),
                 f"--samples={args.samples}",
                 f"--max_tokens={args.max_tokens}",
                 "--no_trajectories",
-                f"--output={futures}",
-            )
-        told = frames["held_out"].join(
-            pl.read_parquet(futures / "risks.parquet"), on=["subject_id", "prediction_time"], maintain_order="left"
+                f"--output={path}",
+            ),
         )
-        truth, subjects = told["boolean_value"].to_numpy(), told["subject_id"].to_numpy()
-        scores = np.stack([told["combined"].to_numpy(), logistic(dataset, frames, events)])
-        found, drawn = discrimination.aurocs(truth, scores, subjects, population=everybody)
+        risks = pl.read_parquet(futures / "risks.parquet")
+        for name, code in here.items():
+            frames = {part: asked(frame, strings.index(code)) for part, frame in people.items()}
+            told = frames["held_out"].join(
+                risks.filter(pl.col("task") == name), on=["subject_id", "prediction_time"], maintain_order="left"
+            )
+            truth, subjects = told["boolean_value"].to_numpy(), told["subject_id"].to_numpy()
+            scores = np.stack([told["combined"].to_numpy(), logistic(frames, len(strings))])
+            found, drawn = discrimination.aurocs(truth, scores, subjects, population=everybody, seed=args.seed)
+            result[name] = {
+                "people": len(told),
+                "positive": int(truth.sum()),
+                "risk": float(scores[0].sum()),
+                "truncated": float(told["truncated"].sum()),
+                "aurocs": np.array([one.value for one in found]),
+                "drawn": drawn,
+            }
+            print(f"{folder.name} {name}: {found[0].value:.3f} against {found[1].value:.3f}", flush=True)
+    return result
+
+
+def told(values: np.ndarray, drawn: np.ndarray) -> list[float | None]:
+    """A value and its interval."""
+    from ehrjax.metrics import discrimination
+
+    return [float(values), *discrimination.interval(drawn)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work")
+    for name, default in dict(folds=5, only=0, steps=600, samples=64, max_tokens=96, seed=0).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--output")
+    args = parser.parse_args()
+    work = Path(args.work or tempfile.mkdtemp(prefix="delphi-"))
+    work.mkdir(parents=True, exist_ok=True)
+    meds = once(
+        work / "meds",
+        lambda path: verb("ehrjax.prepare", "events", "--source=delphi", f"--input={args.data}", f"--output={path}"),
+    )
+    recipe = "--config=configs/tokens/lifelong.py:ages"
+    folds = []
+    for fold in range(args.only or args.folds):
+        folder = work / f"fold{fold}"
+        folder.mkdir(exist_ok=True)
+        own = once(folder / "meds", lambda path: split(meds, path, fold, args.folds))  # noqa: B023
+        once(
+            folder / "tokens",
+            lambda path: verb("ehrjax.prepare", "tokens", recipe, f"--input={own}", f"--output={path}"),  # noqa: B023
+        )
+        folds.append(compared(folder, args))
+    rows, values, draws = {}, [], []
+    for name, (age, _) in QUESTIONS.items():
+        parts = [fold[name] for fold in folds]
+        found = np.mean([part["aurocs"] for part in parts], axis=0)
+        drawn = np.mean([part["drawn"] for part in parts], axis=0)
+        values.append(found[0] - found[1])
         draws.append(drawn[0] - drawn[1])
-        differences.append(found[0].value - found[1].value)
+        people = sum(part["people"] for part in parts)
         rows[name] = {
             "age": age,
-            "people": len(told),
-            "positive": int(truth.sum()),
-            "mean_risk": float(told["combined"].mean()),
-            "sampled": found[0].as_dict(),
-            "logistic": found[1].as_dict(),
-            "difference": [differences[-1], *discrimination.interval(draws[-1])],
-            "truncated": float(told["truncated"].mean()),
+            "people": people,
+            "share": sum(part["positive"] for part in parts) / people,
+            "mean_risk": sum(part["risk"] for part in parts) / people,
+            "truncated": sum(part["truncated"] for part in parts) / people,
+            "sampled": told(found[0], drawn[0]),
+            "logistic": told(found[1], drawn[1]),
+            "difference": told(values[-1], draws[-1]),
         }
-        print(name, json.dumps(rows[name]), flush=True)
-    mean = [float(np.mean(differences)), *discrimination.interval(np.mean(draws, axis=0))]
-    result = {"questions": rows, "mean_difference": mean}
+    result = {"questions": rows, "mean_difference": told(np.mean(values), np.mean(draws, axis=0))}
     print(json.dumps(result, indent=1))
     if args.output:
         Path(args.output).write_text(json.dumps(result, indent=1))

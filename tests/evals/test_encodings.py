@@ -13,7 +13,7 @@ import pytest
 import ehrjax
 from ehrjax.core.errors import InputError
 from ehrjax.data import rows, token_dataset
-from ehrjax.evals import encodings
+from ehrjax.evals import encodings, vector_files
 from ehrjax.metrics import similarity
 from tests.conftest import verb
 from tests.hf import born
@@ -197,7 +197,7 @@ def test_a_model_without_attention_is_refused(run, toy_tokens):
 def test_files_that_hold_no_vectors(name, write, message, tmp_path):
     write(tmp_path / name)
     with pytest.raises(InputError, match=message):
-        encodings.read(tmp_path / name)
+        vector_files.read(tmp_path / name)
 
 
 def test_the_verb_streams_files_that_agree(run, toy_tokens, tmp_path, monkeypatch):
@@ -207,7 +207,7 @@ def test_the_verb_streams_files_that_agree(run, toy_tokens, tmp_path, monkeypatc
         process = verb("encode", "patients", f"--workdir={run.folder}", f"--input={toy_tokens}", f"--output={path}")
         _, err = process.communicate()
         assert process.returncode == 0, err
-        files[name] = encodings.read(path)
+        files[name] = vector_files.read(path)
     np.testing.assert_array_equal(files["parquet"].vectors, files["npz"].vectors)
     dataset = token_dataset.open_tokens(toy_tokens)
     everyone = np.concatenate([dataset.split(s).subject_ids for s in ("train", "tuning", "held_out")])
@@ -241,5 +241,5 @@ def test_bad_input(run, toy_tokens, tmp_path):
         _, err = process.communicate()
         assert process.returncode == 2 and f"--k is {k}" in err, err
     with pytest.raises(InputError, match="holds no vectors"):
-        encodings.read(tmp_path / "none.npz")
+        vector_files.read(tmp_path / "none.npz")
     assert json.loads((run.folder / "config.json").read_text())["config"]["model"]["name"] == "bert"

@@ -32,6 +32,7 @@ CASES = {
             positions="rotary", norm="rms", gated=True, kv_heads=1, head_dim=4, final_norm=True, use_bias=False, **SMALL
         ),
     ),
+    "decoder with a bag": ("decoder", dict(positions="rotary", bag=True, **SMALL)),
     "decoder with a window": ("decoder", dict(positions="rotary", window=4, **SMALL)),
     "lstm": ("lstm", dict(embedding_dim=16, hidden_dim=24, num_layers=2)),
     **{
@@ -42,6 +43,7 @@ CASES = {
         "visit_lstm",
         dict(embedding_dim=8, visit_dim=None, hidden_dim=6, bidirectional=True, time_features=False),
     ),
+    "lstm notes": ("lstm_notes", dict(embedding_dim=16, hidden_dim=24, num_layers=2, note_dim=3)),
     "lstm bidirectional": ("lstm", dict(embedding_dim=16, hidden_dim=12, num_layers=2, bidirectional=True)),
 }
 
@@ -59,19 +61,27 @@ def subject(length: int, seed: int) -> dict[str, np.ndarray]:
         "times": ((days - days[0]) * 1440).astype(np.int32),
         "days": days,
         "values": values,
+        "notes": generator.normal(size=(4, 3)).astype(np.float32),
+        "notes_seen": (np.arange(length) // 4 % 5).astype(np.int32),  # 0: none
     }
 
 
 def pack(rows: list[list[dict[str, np.ndarray]]], length: int) -> dict[str, jnp.ndarray]:
-    names = ("tokens", "positions", "segment_ids", "visit_ids", "ages", "times", "days", "values")
+    names = ("tokens", "positions", "segment_ids", "visit_ids", "ages", "times", "days", "values", "notes_seen")
     batch = {name: np.zeros((len(rows), length), batches.FIELDS[name].device) for name in names}
     batch["values"][:] = np.nan
+    batch["notes"] = np.zeros((len(rows), 1 + 4 * 4, 3), np.float32)
     for row, subjects in enumerate(rows):
         start = 0
         for number, one in enumerate(subjects):
             stop = start + len(one["tokens"])
             for name, values in one.items():
-                batch[name][row, start:stop] = values
+                if name != "notes":
+                    batch[name][row, start:stop] = values
+            first = 1 + 4 * number
+            batch["notes"][row, first : first + 4] = one["notes"]
+            seen = one["notes_seen"]
+            batch["notes_seen"][row, start:stop] = np.where(seen > 0, seen - 1 + first, 0)
             batch["segment_ids"][row, start:stop] = number + 1
             start = stop
     return {name: jnp.asarray(values) for name, values in batch.items()}
@@ -130,6 +140,7 @@ def test_what_comes_later_changes_nothing_before_it_unless_the_model_says_so(cas
     # The second token of a visit, and what comes after it.
     other["tokens"][13] = other["tokens"][13] % (VOCABULARY - 1) + 1
     other["values"][13], other["visit_ids"][15:], other["ages"][13:] = 3.0, 9, 99.0
+    other["notes_seen"][15:] = 2
     before, after = (hidden(model, params, pack([[x], [], []], 36)) for x in (one, other))
     assert (before[0, 13] != after[0, 13]).any()
     assert (before[0, :13] != after[0, :13]).any() == sees

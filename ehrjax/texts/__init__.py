@@ -1,0 +1,1 @@
+"""L3: clinical notes as vectors, by frozen text encoders."""
