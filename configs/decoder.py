@@ -49,6 +49,8 @@ def get_config(arg: str = "base") -> ConfigDict:
     config.objective = ConfigDict(dict(name="next_token", tied=llama, use_bias=not llama))
     if arg == "timed":
         config.objective.name = "next_event"
+        config.objective.observed_until_age = 0.0  # years, where the data end at an age
+        config.objective.observed_until = ""  # a date, where they end at a date
     if arg == "smoke":
         defaults.shrink(config)
         config.model.max_positions = 128

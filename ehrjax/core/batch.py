@@ -48,6 +48,7 @@ FIELDS: Mapping[str, Field] = {
     "subject_id": Field("B S", np.int64, None, "whose window it is; -1 = unused"),
     "window_start": Field("B S", np.int64, None, "microseconds since 1970 of the window's first timed token"),
     "anchors": Field("B S", np.int32, np.int32, "index in the row of the window's last token; -1 = unused"),
+    "ends": Field("B S", np.int32, np.int32, "1 where a window's last token is its subject's last"),
     "labels": Field("B S ...", np.float32, np.float32, "targets of a supervised objective"),
     "weights": Field("B S", np.float32, np.float32, "weights of the labels; 0 = unused"),
 }

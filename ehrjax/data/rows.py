@@ -66,6 +66,7 @@ def fill(batch: Batch, row: int, content: Sequence[Window]) -> None:
         batch["subject_id"][row, segment] = subject.subject_id
         batch["window_start"][row, segment] = begin
         batch["anchors"][row, segment] = at + size - 1
+        batch["ends"][row, segment] = stop == len(subject.tokens)
         if "notes" in batch and subject.notes is not None:
             used = _fill_notes(batch, row, rest, subject.notes, times, used)
         at += size

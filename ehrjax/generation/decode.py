@@ -77,7 +77,7 @@ def limits(run: Any, max_tokens: int, **others: Any) -> Limits:
     """
     name, objective = run.config["model"]["name"], run.config["objective"]["name"]
     module = sys.modules[type(run.model).__module__]
-    lacking = set(run.parts.fields) - _GIVEN - {"anchors"}
+    lacking = set(run.parts.model_fields) - _GIVEN
     if objective not in ("next_token", "next_event") or not hasattr(module, "most_places") or lacking:
         raise InputError(
             f"A run of the model {name} with the objective {objective} cannot continue a sequence; train a causal "
@@ -97,8 +97,8 @@ def of_run(run: Any, limits: Limits, settings: sampling.Settings, tables: Tables
         # Sinusoids of any place: their table is made to order, it is no parameter.
         changes["max_positions"] = run.model.config.max_positions + limits.max_tokens + 1
     model = type(run.model)(dataclasses.replace(run.model.config, **changes), run.model.policy)
-    fields = tuple(name for name in run.parts.fields if name != "anchors")
-    return Decoder(model, run.objective.head(), trees.unstack(run.params), fields, limits, settings, tables)
+    params = trees.unstack(run.params)
+    return Decoder(model, run.objective.head(), params, run.parts.model_fields, limits, settings, tables)
 
 
 class Decoder:

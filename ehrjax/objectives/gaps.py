@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -33,6 +34,17 @@ EDGES = _edges()
 def bin_of(minutes: Int[Array, " ..."]) -> Int[Array, " ..."]:
     """The bin of each gap; longer gaps than there are bins for are in the last."""
     return jnp.clip(jnp.searchsorted(EDGES, minutes, side="right") - 1, 0, len(EDGES) - 2)
+
+
+def log_survival(scores: Float[Array, "... bins"], minutes: Int[Array, " ..."]) -> Float[Array, " ..."]:
+    """Log of the probability of a gap of more than so many minutes; within a bin all gaps are equally likely."""
+    low, high = jnp.asarray(EDGES[:-1]), jnp.asarray(EDGES[1:])
+    left = jnp.clip(high - jnp.maximum(low, minutes[..., None] + 1), 0).astype(jnp.float32)
+    share = left / (high - low).astype(jnp.float32)
+    # The last bin has all that is longer, so it is never empty.
+    share = share.at[..., -1].set(jnp.maximum(share[..., -1], 1e-6))
+    known = jnp.where(share > 0, jnp.log(jnp.where(share > 0, share, 1.0)), -jnp.inf)
+    return jax.nn.logsumexp(jax.nn.log_softmax(scores) + known, axis=-1)
 
 
 class TimedHead(nn.Module):

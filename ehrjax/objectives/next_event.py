@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from ehrjax.core.errors import InputError
 from ehrjax.objectives import gaps, next_token
 from ehrjax.objectives.cross_entropy import HeadApply
-from ehrjax.objectives.next_token import Config
-
-__all__ = ["ALLOWS_FUTURE", "FIELDS", "GIVEN_GAPS", "NAME", "Config", "Objective"]
 
 NAME = "next_event"
-FIELDS = ("tokens", "segment_ids", "times")
+FIELDS = ("tokens", "segment_ids", "times", "ages", "days", "anchors", "ends")
 """The fields of a batch that the objective reads."""
 ALLOWS_FUTURE = False
 """A model whose positions see later tokens would be given the answer."""
 GIVEN_GAPS = True
 """Tokens have scores only given the gap before them."""
+
+
+_MINUTES_PER_DAY, _MINUTES_PER_YEAR = 1440, 525_960
+_EPOCH = datetime.date(1970, 1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(next_token.Config):
+    """next_token's settings, and until when everybody was observed (at most one of two).
+
+    observed_until_age: years; 0: not known. observed_until: a date such as 2015-06-30; empty: not known.
+
+    A record's last token is followed by nothing, which is known until then: without it a model learns from gaps that
+    ended in an event alone, and takes events near the end of observation to be more frequent than they are.
+    """
+
+    observed_until_age: float = 0.0
+    observed_until: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.observed_until and self.observed_until_age:
+            raise InputError("objective.observed_until and observed_until_age are both given; keep one.")
+        if not 0 <= self.observed_until_age <= gaps.YEARS:
+            raise InputError(f"objective.observed_until_age is {self.observed_until_age}; it is at most {gaps.YEARS}.")
+        try:
+            self.last_day()
+        except ValueError as error:
+            raise InputError(
+                f"objective.observed_until is {self.observed_until!r}; it must be a date such as 2015-06-30."
+            ) from error
+
+    def last_day(self) -> int | None:
+        """Days from 1970 to observed_until."""
+        return (datetime.date.fromisoformat(self.observed_until) - _EPOCH).days if self.observed_until else None
 
 
 class Objective(next_token.Objective):
@@ -37,13 +72,31 @@ class Objective(next_token.Objective):
         """As next_token, and `target_gaps` [B, L - 1]: the bin of the gap before each target (static ones: no gap)."""
         prepared = super().prepare(batch, key, evaluate=evaluate)
         minutes = jnp.maximum(batch["times"][:, 1:] - batch["times"][:, :-1], 0)
-        return {**prepared, "target_gaps": jnp.where(prepared["target_weights"] > 0, gaps.bin_of(minutes), 0)}
+        bins = jnp.where(prepared["target_weights"] > 0, gaps.bin_of(minutes), 0)
+        return {**prepared, "target_gaps": bins, "silences": self._silences(batch)}
+
+    def _silences(self, batch: Mapping[str, Array]) -> Int[Array, "batch segments"]:
+        """Minutes from the last token of each subject to the end of observation; -1 where that is not known."""
+        last = jnp.maximum(batch["anchors"], 0)
+        if (day := self.config.last_day()) is not None:
+            minutes = (day - jnp.take_along_axis(batch["days"], last, axis=1)).astype(jnp.float32) * _MINUTES_PER_DAY
+        elif self.config.observed_until_age:
+            years = self.config.observed_until_age - jnp.take_along_axis(batch["ages"], last, axis=1)
+            minutes = jnp.where(jnp.isnan(years), -1.0, years * _MINUTES_PER_YEAR)
+        else:
+            return jnp.full(last.shape, -1, jnp.int32)
+        known = (batch["anchors"] >= 0) & (batch["ends"] > 0) & (minutes > 0)
+        return jnp.where(known, minutes, -1.0).astype(jnp.int32)
 
     def loss(
         self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
     ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
-        """Sum over targets of the cross-entropies of gap and token, their number, next_token's sums and `gap_loss`."""
+        """Sum over targets of the cross-entropies of gap and token, their number, next_token's sums and `gap_loss`.
+
+        gap_loss also has, of each record whose end of observation is known, minus the log-likelihood of nothing more.
+        """
         own = (self._gap_losses(head_params, outputs, batch) * batch["target_weights"]).sum()
+        own = own + self._silent_losses(head_params, outputs, batch).sum()
         total, weight, sums = super().loss(head_apply, head_params, self._given(head_params, outputs, batch), batch)
         return total + own, weight, {**sums, "gap_loss": own}
 
@@ -61,3 +114,10 @@ class Objective(next_token.Objective):
     def _gap_losses(self, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> Array:
         scores = jax.nn.log_softmax(gaps.gap_scores(head_params, outputs["hidden"][:, :-1]))
         return -jnp.take_along_axis(scores, batch["target_gaps"][..., None], axis=-1)[..., 0]
+
+    def _silent_losses(self, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> Array:
+        """[B, S]: minus the log-likelihood of nothing until the end of observation; 0 where that is not known."""
+        last = jnp.maximum(batch["anchors"], 0)[..., None]
+        scores = gaps.gap_scores(head_params, jnp.take_along_axis(outputs["hidden"], last, axis=1))
+        silences = batch["silences"]
+        return jnp.where(silences >= 0, -gaps.log_survival(scores, jnp.maximum(silences, 0)), 0.0)

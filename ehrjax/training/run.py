@@ -39,6 +39,11 @@ class Parts:
     fields: tuple[str, ...]
     context_length: int
 
+    @property
+    def model_fields(self) -> tuple[str, ...]:
+        """The batch fields that the model reads."""
+        return sys.modules[type(self.model).__module__].FIELDS
+
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh parameters: {"model": ..., "head": ...}; without "head" where the head has none (tied, no bias)."""
         shapes = {"B L": (1, 8), "B S": (1, 8), "B N D": (1, 2, getattr(self.model.config, "note_dim", 0))}
@@ -149,7 +154,7 @@ class Run:
     def _device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if "window_start" in batch:  # a host batch, as `ehrjax.data.collate` makes it
             return select(batch, self.parts.fields)
-        batches.require(batch, set(self.parts.fields) - {"anchors", *SUPERVISION}, by="The model")
+        batches.require(batch, self.parts.model_fields, by="The model")
         return {name: array for name, array in batch.items() if name in self.parts.fields}
 
     def encode(self, batch: Mapping[str, Any]) -> jax.Array:

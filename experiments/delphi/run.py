@@ -124,6 +124,7 @@ def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
         "--config.model.dropout=0.2",
         "--config.optimizer.weight_decay=0.1",
         "--config.batch_size=8",
+        "--config.objective.observed_until_age=80.0",
         f"--config.num_steps={args.steps}",
         "--config.eval_every=60",
         "--config.schedule.warmup_steps=60",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ehrjax.core.errors import InputError
 from ehrjax.objectives import gaps, next_event
 
 VOCABULARY, WIDTH = 20, 6
@@ -19,6 +20,17 @@ def test_bins_cover_all_gaps():
     found = np.asarray(gaps.bin_of(jnp.asarray(minutes, jnp.int32)))
     for value, bin_ in zip(minutes, found):
         assert edges[bin_] <= value and (value < edges[bin_ + 1] or bin_ == len(edges) - 2)
+
+
+def unknown_end(rows: int, length: int) -> dict[str, np.ndarray]:
+    """The fields of a batch that say how long subjects were observed, and do not."""
+    none = np.full((rows, 3), -1, np.int32)
+    return {
+        "ages": np.full((rows, length), np.nan, np.float32),
+        "days": np.zeros((rows, length), np.int32),
+        "anchors": none,
+        "ends": np.zeros_like(none),
+    }
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -35,7 +47,8 @@ def test_loss_is_that_of_gap_and_token(tied):
     times = np.array([[0, 0, 5, 5, 0, 700, 0], [0, 1440, 1440, 500_000, 500_001, 500_001, 500_001]], np.int32)
     segments = np.array([[1, 1, 1, 1, 2, 2, 0], [1] * 7], np.int32)
     tokens = rng.integers(5, VOCABULARY, (2, 7)).astype(np.int32)
-    batch = objective.prepare({"tokens": tokens, "segment_ids": segments, "times": times}, jax.random.key(0))
+    given = {"tokens": tokens, "segment_ids": segments, "times": times, **unknown_end(2, 7)}
+    batch = objective.prepare(given, jax.random.key(0))
     apply = lambda p, *inputs: head.apply({"params": p}, *inputs)  # noqa: E731
     outputs = {"hidden": jnp.asarray(hidden), "table": jnp.asarray(table)}
     total, weight, sums = objective.loss(apply, params, outputs, batch)
@@ -82,3 +95,68 @@ def test_loss_is_that_of_gap_and_token(tied):
             moved.append(float(objective.loss(apply, other, outputs, batch)[0]))
         leaf = gradient[path[0]] if len(path) == 1 else gradient["gap"]["embedding"]
         assert (moved[0] - moved[1]) / 2e-2 == pytest.approx(float((np.asarray(leaf) * step).sum()), rel=2e-2)
+
+
+def test_survival_is_what_the_bins_leave():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(1, len(gaps.EDGES) - 1)).astype(np.float32)
+    shares = np.exp(scores[0] - np.log(np.exp(scores[0]).sum())).astype(np.float64)
+    for minutes in (0, 1, 7, 1440, 40_000, 10**6, 80 * 525_960):
+        expected = 0.0
+        for k, share in enumerate(shares):
+            low, high = int(gaps.EDGES[k]), int(gaps.EDGES[k + 1])
+            expected += share * max(high - max(low, minutes + 1), 0) / (high - low)
+        found = float(gaps.log_survival(jnp.asarray(scores), jnp.asarray([minutes]))[0])
+        assert found == pytest.approx(np.log(expected), abs=1e-4), minutes
+    # Longer than all bins: nearly impossible, but not infinitely so.
+    assert np.isfinite(gaps.log_survival(jnp.asarray(scores), jnp.asarray([2**31 - 1]))[0])
+
+
+@pytest.mark.parametrize("how", ["age", "date"])
+def test_the_end_of_observation_is_a_gap_that_was_longer(how):
+    until = dict(observed_until_age=80.0) if how == "age" else dict(observed_until="1990-01-01")
+    config = dict(vocab_size=VOCABULARY, num_specials=5, mask_id=4)
+    plain = next_event.Objective(next_event.Config(tied=True), **config)
+    objective = next_event.Objective(next_event.Config(tied=True, **until), **config)
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(2, 6, WIDTH)), jnp.float32)
+    table = jnp.asarray(rng.normal(size=(VOCABULARY, WIDTH)), jnp.float32)
+    head = objective.head()
+    params = head.init(jax.random.key(0), hidden[:1, :1], table)["params"]
+    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
+    apply = lambda p, *inputs: head.apply({"params": p}, *inputs)  # noqa: E731
+    outputs = {"hidden": hidden, "table": table}
+    given = {
+        "tokens": rng.integers(5, VOCABULARY, (2, 6)).astype(np.int32),
+        "segment_ids": np.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]], np.int32),
+        "times": np.zeros((2, 6), np.int32),
+        # Two more years of observation, and a window that its subject goes on behind; then one that ends beyond.
+        "ages": np.array([[70, 78, 50, 51, 52, 0], [80, 80, 80, 80, 80, 81]], np.float32),
+        "days": np.array([[0, 6574, 0, 1, 2, 0], [0, 0, 0, 0, 0, 9000]], np.int32),  # 1988-01-01; after 1990
+        "anchors": np.array([[1, 4, -1], [5, -1, -1]], np.int32),
+        "ends": np.array([[1, 0, 0], [1, 0, 0]], np.int32),
+    }
+    losses = []
+    for one in (plain, objective):
+        batch = one.prepare(given, jax.random.key(0))
+        total, weight, _ = one.loss(apply, params, outputs, batch)
+        losses.append(float(total))
+        assert float(weight) == 1 + 2 + 5
+    minutes = 2 * 525_960 if how == "age" else 731 * 1440
+    scores = gaps.gap_scores(params, hidden[0, 1])
+    own = -float(gaps.log_survival(scores, jnp.asarray(minutes)))
+    assert own > 0.01 and losses[1] - losses[0] == pytest.approx(own, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(observed_until="soon"), "must be a date"),
+        (dict(observed_until="2015-06-30", observed_until_age=80.0), "keep one"),
+        (dict(observed_until_age=-1.0), "observed_until_age is -1.0"),
+        (dict(observed_until_age=200.0), "at most 90"),
+    ],
+)
+def test_bad_ends_of_observation(settings, message):
+    with pytest.raises(InputError, match=message):
+        next_event.Config(**settings)
