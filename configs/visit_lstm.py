@@ -4,8 +4,9 @@
     python -m ehrjax.train --config=configs/visit_lstm.py:smoke --workdir=runs/smoke    # CPU, under 30 s
     python -m ehrjax.train --config=configs/visit_lstm.py:regression --config.data.path=TOKENS --config.data.labels=DIR
 
-Arguments: yes_no (default; also classes such as stages, and codes of the next visit: the labels decide), regression,
-hazard (time to event), smoke. Without `data.path` it trains on the embedded synthetic hospital and its readmissions.
+Arguments: yes_no (default; also classes such as stages, and sets of codes: the labels decide), regression, hazard (time
+to event), next_visit (the codes of the next visit, from the visits themselves without labels), smoke. Without
+`data.path` it trains on the embedded synthetic hospital and its readmissions.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from ehrjax.training import defaults
 OBJECTIVES = {
     "yes_no": dict(name="classification", pooling="last", dropout=0.3),
     "regression": dict(name="regression", pooling="last", dropout=0.3),
+    "next_visit": dict(name="next_visit", tied=False, use_bias=True),
     "hazard": dict(name="hazard", pooling="last", dropout=0.3, edges_days=(30.0, 90.0, 180.0, 365.0, 730.0)),
 }
 
@@ -30,7 +32,7 @@ def get_config(arg: str = "yes_no") -> ConfigDict:
     config.model.dropout = 0.3
     config.model.bidirectional = False
     config.objective = ConfigDict(OBJECTIVES["yes_no" if arg == "smoke" else arg])
-    config.data.labels = "readmission_30d"
+    config.data.labels = "" if arg == "next_visit" else "readmission_30d"
     config.num_steps = 1000
     config.schedule.warmup_steps = 50
     config.early_stopping.patience = 3

@@ -23,8 +23,6 @@ from ehrjax.models.lstm import Embeddings, Recurrence
 
 FIELDS = ("tokens", "segment_ids", "visit_ids", "times")
 """The fields of a batch that the model reads."""
-SEES_FUTURE = True
-"""A token's hidden state is its visit's, which depends on the visit's later tokens."""
 vocab_size_key = "vocab_size"
 """The field of Config that the size of the vocabulary goes into."""
 
@@ -56,6 +54,11 @@ _CHOICES = {"encoder": ENCODERS}
 def config_from(values: Mapping[str, Any]) -> Config:
     """The Config of a mapping of its fields. Raises InputError, in one sentence, for what cannot be."""
     return settings.parse(Config, values, _CHOICES, model="visit_lstm")
+
+
+def sees_future(config: Config) -> bool | str:
+    """A token's hidden state is its visit's, which depends on the visit's later tokens, or on later visits too."""
+    return True if config.bidirectional else "visit"
 
 
 def check(config: Config, context_length: int) -> None:

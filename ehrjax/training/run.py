@@ -60,10 +60,11 @@ class Parts:
 def check_pair(model: ModuleType, objective: ModuleType, model_config: Any = None) -> None:
     """Raises InputError for a model that shows a position its future under an objective that predicts it.
 
-    A model says it by SEES_FUTURE, or, where it depends on its settings, by `sees_future(config)`.
+    A model says it by SEES_FUTURE, or, where it depends on its settings, by `sees_future(config)`: True, False, or
+    'visit' for the later tokens of a position's own visit. An objective says by ALLOWS_FUTURE what it can stand.
     """
     sees = model.sees_future(model_config) if hasattr(model, "sees_future") else model.SEES_FUTURE
-    if sees and not objective.ALLOWS_FUTURE:
+    if sees and objective.ALLOWS_FUTURE not in (True, sees):
         names = model.__name__.rsplit(".", 1)[-1], objective.__name__.rsplit(".", 1)[-1]
         raise InputError(
             f"The model {names[0]} lets a position see later ones, which the objective {names[1]} would have it "
