@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ehrjax.core.layers import Table
-from ehrjax.core.precision import FP32, Policy
 from ehrjax.objectives.heads import LinearHead
 
 YEARS, BINS = 90, 48
@@ -47,17 +46,8 @@ def log_survival(scores: Float[Array, "... bins"], minutes: Int[Array, " ..."]) 
     return jax.nn.logsumexp(jax.nn.log_softmax(scores) + known, axis=-1)
 
 
-class TimedHead(nn.Module):
-    """Scores of every token given the gap before it, as LinearHead gives them; and of every bin of gaps.
-
-    Settings: those of LinearHead.
-    """
-
-    vocab_size: int
-    tied: bool = True
-    use_bias: bool = False
-    absent: tuple[int, ...] = ()
-    policy: Policy = FP32
+class TimedHead(LinearHead):
+    """Scores of every token given the gap before it, as LinearHead gives them; and of every bin of gaps."""
 
     @nn.compact
     def __call__(

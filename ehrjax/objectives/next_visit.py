@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ehrjax.core.errors import InputError
 from ehrjax.core.precision import FP32, Policy
+from ehrjax.objectives import next_token
 from ehrjax.objectives.cross_entropy import HeadApply
-from ehrjax.objectives.heads import LinearHead
 
 NAME = "next_visit"
 FIELDS = ("tokens", "segment_ids", "visit_ids")
@@ -25,38 +23,22 @@ ALLOWS_FUTURE = "visit"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """tied: the output layer is the code table; use_bias: it has a bias; absent: tokens that are never predicted;
-    chunk_size: positions whose [V] scores exist at a time.
-    """
+class Config(next_token.Config):
+    """next_token's settings; by default the output layer is not the code table, and has a bias."""
 
     tied: bool = False
     use_bias: bool = True
-    absent: tuple[int, ...] = ()
-    chunk_size: int = 512
-
-    def __post_init__(self) -> None:
-        if self.chunk_size < 1:
-            raise InputError("objective.chunk_size must be at least 1.")
 
 
-class Objective:
+class Objective(next_token.Objective):
     """The objective as pure functions of (batch, key, parameters, outputs of the model)."""
 
     def __init__(
         self, config: Config, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32
     ) -> None:
         """num_specials: ids below are no codes. mask_id: not needed here."""
-        self.config = config
-        self.vocab_size = vocab_size
+        super().__init__(config, vocab_size=vocab_size, num_specials=num_specials, mask_id=mask_id, policy=policy)
         self.num_specials = num_specials
-        self.policy = policy
-
-    def head(self) -> nn.Module:
-        """The head to initialise and apply: `head(hidden [..., D], table) -> logits [..., V]`."""
-        return LinearHead(
-            self.vocab_size, self.config.tied, self.config.use_bias, tuple(self.config.absent), self.policy
-        )
 
     def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
         """Adds, each [B, L]: `predicts` (bool: this position tells the next visit), `told_at` (int32: the position that

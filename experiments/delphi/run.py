@@ -1,6 +1,6 @@
 """Ten-year risks from sampled lives: a decoder over ages on Delphi's simulated histories, beside logistic regression.
 
-    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--steps=600] [--samples=64] [--output=FILE.json]
+    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--steps=1500] [--samples=64] [--output=FILE.json]
 
 DIR holds train.bin and labels.csv of https://github.com/gerstung-lab/Delphi (data/ukb_simulated_data). Split by person
 into folds, each held out once: of the others a tenth is for tuning, and the model is trained on the rest. For the
@@ -118,15 +118,20 @@ def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
         "--config=configs/decoder.py:timed",
         f"--workdir={run}",
         f"--config.data.path={tokens}",
-        "--config.data.context_length=256",
+        "--config.data.context_length=64",
+        "--config.data.max_segments=8",
+        "--config.model.num_layers=2",
         "--config.model.hidden_dim=128",
         "--config.model.mlp_dim=512",
         "--config.model.dropout=0.2",
+        "--config.model.attention_dropout=0.2",
+        "--config.model.init=normal",
+        "--config.model.bag=True",
         "--config.optimizer.weight_decay=0.1",
-        "--config.batch_size=8",
+        "--config.batch_size=32",
         "--config.objective.observed_until_age=80.0",
         f"--config.num_steps={args.steps}",
-        "--config.eval_every=60",
+        "--config.eval_every=100",
         "--config.schedule.warmup_steps=60",
         "--config.report.enabled=False",
         f"--config.seed={args.seed}",
@@ -185,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(folds=5, only=0, steps=600, samples=64, max_tokens=96, seed=0).items():
+    for name, default in dict(folds=5, only=0, steps=1500, samples=64, max_tokens=96, seed=0).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--output")
     args = parser.parse_args()
