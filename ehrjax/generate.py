@@ -18,11 +18,12 @@ def generate(args: argparse.Namespace) -> None:
     import ehrjax
     from ehrjax.core import files
     from ehrjax.data import token_dataset
-    from ehrjax.generation import clock, decode, events, generating, prompts, sampling, schedule
+    from ehrjax.generation import asking, clock, decode, events, generating, prompts, sampling, schedule
 
     if (args.labels is None) == (args.at is None):
         raise InputError("Say when is asked: --labels=FILE or --at=TIME, one of them.")
-    for name, least in (("samples", 1), ("max_tokens", 1), ("limit", 0), ("groups", 1), ("rows", 1), ("seed", 0)):
+    whole = dict(samples=1, max_tokens=1, limit=0, groups=1, rows=1, chunk=1, seed=0, prompt_tokens=0)
+    for name, least in whole.items():
         if getattr(args, name) < least:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be at least {least}.")
     files.refuse_existing(args.output, what="generation")
@@ -38,6 +39,9 @@ def generate(args: argparse.Namespace) -> None:
     stops = events.ends(run.vocabulary, args.stop)
     splits = [dataset.split(name) for name in _splits(args.split)]
     asked, known, truth_of = _asked(args, splits, run, horizon)
+    asked, dead = asking.alive(splits, asked, events.ends(run.vocabulary, []))
+    if dead:
+        print(f"{dead:,} prediction times lie at or behind a death on record: left out", flush=True)
     chosen = [events.parse(text, run.vocabulary, any_time) for text in args.task]
     if not chosen and known is not None:
         chosen = [known]
@@ -49,11 +53,7 @@ def generate(args: argparse.Namespace) -> None:
     if len({event.name for event in chosen}) < len(chosen):
         raise InputError("Two tasks have one name; give each --task=NAME=... its own.")
     if "boolean_value" in asked.columns and chosen and truth_of not in {event.name for event in chosen}:
-        if len(chosen) > 1:
-            raise InputError(
-                f"Which of the tasks do the labels {args.labels} answer? Call it {truth_of}: --task={truth_of}=..."
-            )
-        truth_of = chosen[0].name
+        print(f"none of the tasks is called {truth_of}, as the labels are: predictions have no truth beside them")
     if not chosen and args.no_trajectories:
         raise InputError("There is nothing to tell: --no_trajectories needs --task, --stop or labels of a known task.")
     shape = schedule.Shape(
@@ -68,6 +68,7 @@ def generate(args: argparse.Namespace) -> None:
         trajectories=not args.no_trajectories,
         estimator=args.estimator,
         prompt_tokens=args.prompt_tokens,
+        horizon=horizon or 0,
     )
     limits = decode.limits(run, args.max_tokens)
     context = run.config["data"]["context_length"]
@@ -126,7 +127,13 @@ def _asked(args: argparse.Namespace, splits: Sequence[Any], run: Any, horizon: i
         # Labels that do not say their split are looked for in the chosen splits.
         frame = frame.filter(pl.col("split").is_in(names) | pl.col("split").is_null())
         columns = ["subject_id", "prediction_time"] + (["boolean_value"] if labels.value == "boolean_value" else [])
-        asked = frame.select(columns).unique(["subject_id", "prediction_time"], keep="first", maintain_order=True)
+        asked = frame.select(columns).unique(maintain_order=True)
+        twice = asked.filter(~pl.struct("subject_id", "prediction_time").is_unique())
+        if len(twice):
+            raise InputError(
+                f"{args.labels} has labels of subject {twice['subject_id'][0]} at {twice['prediction_time'][0]} that "
+                "contradict each other; keep one."
+            )
         if not len(asked):
             raise InputError(f"{args.labels} has no label in {', '.join(names)}; choose another --split.")
         name = labels.name
@@ -162,8 +169,8 @@ def _tell(args: argparse.Namespace, summary: dict[str, Any], seconds: float) -> 
                 f"by counting {rows['count'].mean():.4f}, error {_mean(rows['count_error'])}); "
                 f"{100 * rows['truncated'].mean():.1f} % of the trajectories ran out of tokens first"
             )
-    told = summary["rollouts"]
-    if told["with_a_true_end"]:
+    told = summary.get("rollouts")
+    if told and told["with_a_true_end"]:
         print(
             f"first end token: right for {told['first_end_right']:,} of {told['with_a_true_end']:,} prompts; mean "
             f"share of samples that end as the record does {told['mean_share_of_truth']:.3f}"
@@ -191,7 +198,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="held_out", help="train, tuning, held_out (some, with commas) or all")
     add("--samples", type=int, default=32, help="trajectories a prompt")
     add("--max_tokens", type=int, default=256, help="of a trajectory")
-    add("--horizon", default="", help="how far a trajectory goes and within what time tasks count: 30d, 2y, 24h")
+    add(
+        "--horizon",
+        default="",
+        help="how far a trajectory goes at least, and within what time tasks without @HORIZON count: 30d, 2y, 24h",
+    )
     add("--stop", nargs="*", default=[], metavar="CODE", help="codes, or regular expressions, that end a trajectory")
     add("--task", action="append", default=[], metavar="NAME=CODE[@HORIZON]", help="an event whose risk is told")
     add(

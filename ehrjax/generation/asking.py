@@ -57,6 +57,30 @@ def at(
     return frame.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
 
 
+def alive(splits: Sequence[Split], asked: pl.DataFrame, ends: np.ndarray) -> tuple[pl.DataFrame, int]:
+    """Those rows of (subject_id, prediction_time) whose subject's record has not ended by then, and how many it had.
+
+    Subjects that are in none of the splits stay, to be complained of.
+
+    Raises:
+      InputError: none is left.
+    """
+    places = {int(s): (split, i) for split in splits for i, s in enumerate(split.subject_ids)}
+    ended: dict[int, int] = {}
+    for subject_id in asked["subject_id"].unique().to_list():
+        if subject_id in places:
+            split, index = places[subject_id]
+            subject = split.subject(index)
+            found = np.flatnonzero(ends[subject.tokens[subject.num_static :]])
+            if len(found):
+                ended[subject_id] = int(subject.times[subject.num_static + found[0]])
+    times = asked["prediction_time"].cast(pl.Datetime("us")).to_physical().to_list()
+    kept = [at < ended.get(s, at + 1) for s, at in zip(asked["subject_id"].to_list(), times)]
+    if not any(kept):
+        raise InputError("All prediction times lie at or behind a death on record; there is no future to sample.")
+    return asked.filter(pl.Series(kept)), len(kept) - sum(kept)
+
+
 def _times(text: str, tokens: np.ndarray | None) -> Callable[[Subject], int | None]:
     """The function that gives a subject's time, microseconds since 1970, or None."""
     if text == LAST:
@@ -67,7 +91,10 @@ def _times(text: str, tokens: np.ndarray | None) -> Callable[[Subject], int | No
         )
     try:
         if text.startswith(AGE):
-            lived = round(float(text.removeprefix(AGE)) * MICROSECONDS_PER_YEAR)
+            years = float(text.removeprefix(AGE))
+            if not 0 <= years <= 150:
+                raise ValueError(text)
+            lived = round(years * MICROSECONDS_PER_YEAR)
             return lambda subject: None if subject.birth_time is None else subject.birth_time + lived
         fixed = (datetime.datetime.fromisoformat(text) - _EPOCH) // datetime.timedelta(microseconds=1)
         return lambda subject: fixed

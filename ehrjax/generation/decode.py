@@ -26,6 +26,9 @@ from ehrjax.objectives import gaps
 
 MINUTES_PER_YEAR = 365.25 * 1440.0
 _GIVEN = {"tokens", "positions", "segment_ids", "ages", "times"}
+NO_END = np.iinfo(np.int32).max
+BUDGET, VOID = 3, 5
+"""Ends of a row: it ran out of tokens; or its events fell before the prediction time at every try."""
 State = dict[str, Any]
 
 
@@ -59,7 +62,8 @@ class Limits:
     """Attributes:
     max_tokens: of a row. max_tries: how often a row whose event falls before its prediction time begins anew.
     window: how many tokens a token sees, itself included; 0: all. positions: at which tokens can stand; 0: any.
-    decided: a row ends once every task's event has happened.
+    decided: a row ends once every task's event has happened. horizon: rows go on for so many minutes behind the
+    prediction time at least, whatever the tasks' horizons are; NO_END: until something else ends them.
     """
 
     max_tokens: int
@@ -67,6 +71,7 @@ class Limits:
     window: int = 0
     positions: int = 0
     decided: bool = False
+    horizon: int = 0
 
 
 def limits(run: Any, max_tokens: int, **others: Any) -> Limits:
@@ -263,14 +268,17 @@ class Decoder:
             gap, ahead = tables.gaps[quantile, token], tables.gaps[quantile][:, self._eventful]
         clock = _later(row["clock"], gap)
 
-        again = going & ~tables.is_time[token] & (clock <= prompt["silence"]) & (row["tries"] < self.limits.max_tries)
-        drew = going & ~again
+        early = going & ~tables.is_time[token] & (clock <= prompt["silence"])
+        again = early & (row["tries"] < self.limits.max_tries)
+        void = early & ~again
+        drew = going & ~early
         row = {**row, **self._accounts(tables, row, prompt["silence"], scores, ahead, token, clock, drew)}
         row["clock"] = jnp.where(drew, clock, row["clock"])
         row["drawn"] = row["drawn"] + drew
         row["tries"] = row["tries"] + again
         row, ended = self._ends(tables, row, prompt["silence"], token, drew)
-        row["alive"] = row["alive"] & ~ended
+        row["end"] = jnp.where(void, VOID, row["end"])
+        row["alive"] = row["alive"] & ~ended & ~void
         if self.limits.positions:
             row["full"] = row["full"] | (drew & ~ended & (row["position"] >= self.limits.positions))
         state = self._feed(params, {**state, "row": row}, prompt, token, drew & ~ended & ~row["full"])
@@ -292,7 +300,10 @@ class Decoder:
         open_ = drew[:, None] & ~row["happened"]
         hit = open_ & tables.tasks[:, token].T & self._within(tables, silence, clock)
         # Only the tokens of events are looked at, not the whole vocabulary.
-        probabilities = jnp.exp(scores[:, self._eventful] - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
+        if self.settings.temperature:
+            probabilities = jnp.exp(scores[:, self._eventful] - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
+        else:
+            probabilities = (token[:, None] == self._eventful[None]).astype(jnp.float32)
         times = _later(row["clock"][:, None], ahead) - silence[:, None]
         expected = jnp.zeros_like(row["expected"])
         for horizon in self._horizons:
@@ -310,10 +321,11 @@ class Decoder:
         return (clock[:, None] > silence[:, None]) & (clock[:, None] - silence[:, None] <= tables.horizons[None])
 
     def _ends(self, tables, row, silence, token, drew) -> tuple[dict[str, Array], Array]:
-        """Why rows end, as `end`: 1 a stop token, 2 time, 3 the budget of tokens, 4 all tasks decided."""
+        """Why rows end, as `end`: 1 a stop token, 2 time, BUDGET, 4 all tasks decided."""
+        horizon = max([self.limits.horizon, *self._horizons]) or NO_END
         reasons = [
-            (3, row["drawn"] >= self.limits.max_tokens),
-            (2, row["clock"] - silence > jnp.max(tables.horizons, initial=0)) if len(tables.horizons) else None,
+            (BUDGET, row["drawn"] >= self.limits.max_tokens),
+            (2, row["clock"] - silence > horizon),
             (4, row["happened"].all(axis=1)) if self.limits.decided and len(tables.horizons) else None,
             (1, tables.stops[token]),
         ]

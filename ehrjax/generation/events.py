@@ -42,11 +42,11 @@ def minutes(text: str) -> int:
     43200
 
     Raises:
-      InputError: it is none, or not more than 0.
+      InputError: it is none, or less than a minute.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdwy])", text.strip())
-    if not found or float(found[1]) <= 0:
-        raise InputError(f"{text!r} is no duration; write for example 30d, 2y, 24h or 90m.")
+    if not found or round(float(found[1]) * _UNITS[found[2]]) < 1:
+        raise InputError(f"{text!r} is no duration; write for example 30d, 2y, 24h or 90m (1m at least).")
     return min(round(float(found[1]) * _UNITS[found[2]]), NO_HORIZON - 1)
 
 

@@ -18,6 +18,8 @@ from ehrjax.generation.events import NO_HORIZON, Event
 
 BLOCK = 256
 """Prompts whose trajectories are kept together: what a killed generation loses at most."""
+FILES = 256
+"""Files of trajectories that are open at once."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -30,9 +32,11 @@ class Settings:
     seed: of all randomness.
     sampling: how tokens are drawn.
     shape: how many rows decode at once.
-    trajectories: whether they are written; otherwise a row ends once every event has happened.
+    trajectories: whether they are written, and rollouts; otherwise a row ends once every event has happened.
     estimator: whose risks are the predictions: 'combined', 'expected' or 'count'.
     prompt_tokens: of a prompt at most; 0: as many as leave room (see `room`).
+    horizon: trajectories go on for so many minutes behind the prediction time at least; 0: as far as the events'
+      horizons, without events without an end.
     """
 
     samples: int
@@ -43,6 +47,7 @@ class Settings:
     trajectories: bool = True
     estimator: str = "combined"
     prompt_tokens: int = 0
+    horizon: int = 0
 
 
 def room(limits: decode.Limits, context: int, settings: Settings) -> int:
@@ -103,35 +108,43 @@ def generate(
         tasks=np.array([event.tokens for event in events], bool).reshape(len(events), len(vocabulary)),
         horizons=np.array([event.horizon for event in events], np.int32),
     )
-    limits = decode.limits(run, settings.max_tokens, decided=not settings.trajectories)
+    limits = decode.limits(run, settings.max_tokens, decided=not settings.trajectories, horizon=settings.horizon)
     decoder = decode.of_run(run, limits, settings.sampling, tables)
     keys = [(p.subject.subject_id, p.prediction_time, len(p), int(p.tokens[-1])) for p in made]
     arrays = [[str(a.dtype), a.shape, files.stable_hash(a.tobytes())] for a in tables]
-    mark = configs.fingerprint([trees.sha256(run.params), configs.to_dict(dataclasses.asdict(settings)), keys, arrays])
-    horizon = max((event.horizon for event in events), default=NO_HORIZON)
+    about = configs.to_dict(dataclasses.asdict(settings))
+    about.pop("shape")  # decides what is decoded together, not what comes of it
+    mark = configs.fingerprint([trees.sha256(run.params), about, keys, arrays])
+    horizon = max([settings.horizon, *(event.horizon for event in events)]) or NO_HORIZON
     with files.resumable_folder(output, what="generation", fingerprint=mark) as folder:
         (folder / "blocks").mkdir(exist_ok=True)
         paths = list(_blocks(folder / "blocks", decoder, made, settings, progress))
         if settings.trajectories:
-            with outputs.Trajectories(folder / "trajectories", settings.samples, vocabulary, ticks.is_time) as writer:
-                for number, path in enumerate(paths):
-                    part = [_local(t, number * BLOCK) for t in outputs.read_block(path)]
-                    writer.add(made[number * BLOCK : (number + 1) * BLOCK], part, horizon)
-        every = pl.concat(
-            [pl.read_parquet(path, columns=["prompt", "end", "tries", "happened", "expected"]) for path in paths]
-        )
+            # A system lets a process open so many files only.
+            for first in range(0, settings.samples, FILES):
+                some = range(first, min(first + FILES, settings.samples))
+                with outputs.Trajectories(folder / "trajectories", some, vocabulary, ticks.is_time) as writer:
+                    for number, path in enumerate(paths):
+                        part = [_local(t, number * BLOCK) for t in outputs.read_block(path)]
+                        writer.add(made[number * BLOCK : (number + 1) * BLOCK], part, horizon)
+        columns = ["prompt", "end", "tries", "happened", "expected", "truncated"]
+        every = pl.concat([pl.read_parquet(path, columns=columns) for path in paths])
         if events:
             width = len(events)
             risks = estimators.risks(
                 every["prompt"].to_numpy(),
                 np.array(every["happened"].to_list(), bool).reshape(-1, width),
                 np.array(every["expected"].to_list(), np.float64).reshape(-1, width),
-                every["end"].to_numpy(),
+                np.array(every["truncated"].to_list(), bool).reshape(-1, width),
+                every["end"].to_numpy() == decode.VOID,
                 len(made),
             )
             outputs.write_risks(folder, asked, events, risks, settings.estimator, truth_of)
-        told = outputs.rollouts(made, (t for path in paths for t in outputs.read_block(path)), stops, vocabulary)
-        told.write_parquet(folder / "rollouts.parquet")
+        told = None
+        if settings.trajectories:
+            drawn = (t for path in paths for t in outputs.read_block(path))
+            told = outputs.rollouts(made, drawn, stops, vocabulary, horizon)
+            told.write_parquet(folder / "rollouts.parquet")
         summary = _summary(run, settings, made, every, told, events, stops)
         files.write_json(folder / "generation.json", summary)
         for path in paths:
@@ -172,7 +185,6 @@ def _local(trajectory: schedule.Trajectory, first: int) -> schedule.Trajectory:
 def _summary(run, settings, made, every, told, events, stops) -> dict[str, Any]:
     """Settings and counts, without anything that hangs on the clock or the machine."""
     ends = every["end"]
-    known = told.filter(pl.col("truth").is_not_null())
     strings = run.vocabulary.strings
     return {
         "kind": "ehrjax generation",
@@ -183,7 +195,7 @@ def _summary(run, settings, made, every, told, events, stops) -> dict[str, Any]:
         "trajectories": len(every),
         "ended_by": {
             name: int((ends == code).sum())
-            for name, code in (("stop", 1), ("horizon", 2), ("max_tokens", 3), ("all_decided", 4))
+            for name, code in (("stop", 1), ("horizon", 2), ("max_tokens", 3), ("all_decided", 4), ("void", 5))
         },
         "began_anew": int(every["tries"].sum()),
         "stops": [strings[i] for i in np.flatnonzero(stops)][:100],
@@ -195,9 +207,14 @@ def _summary(run, settings, made, every, told, events, stops) -> dict[str, Any]:
             }
             for event in events
         ],
-        "rollouts": {
-            "with_a_true_end": len(known),
-            "first_end_right": int((known["truth"] == known["predicted"]).fill_null(False).sum()),
-            "mean_share_of_truth": known["share_of_truth"].mean(),
-        },
+        **({} if told is None else {"rollouts": _rollouts(told)}),
+    }
+
+
+def _rollouts(told: pl.DataFrame) -> dict[str, Any]:
+    known = told.filter(pl.col("truth").is_not_null())
+    return {
+        "with_a_true_end": len(known),
+        "first_end_right": int((known["truth"] == known["predicted"]).fill_null(False).sum()),
+        "mean_share_of_truth": known["share_of_truth"].mean(),
     }

@@ -1,8 +1,10 @@
 """What generation leaves behind: trajectories as MEDS, risks, predictions, rollouts.
 
 DIR/trajectories/0000.parquet     one file a sample: MEDS events, `prediction_time` added
-DIR/risks.parquet                 subject_id, prediction_time, task, horizon_days, three estimates, errors, truncated
-DIR/predictions/TASK.parquet      the MEDS prediction schema (meds-evaluation), with the label where there is one
+DIR/risks.parquet                 subject_id, prediction_time, task, horizon_days, three estimates, errors, truncated,
+                                  void
+DIR/predictions/TASK.parquet      the MEDS prediction schema (meds-evaluation), with the label where there is one; rows
+                                  whose risk is not known are left out
 DIR/rollouts.parquet              which stop token comes first, in truth and in the samples
 DIR/generation.json               settings and counts
 """
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 from ehrjax.core import files
 from ehrjax.core.batch import MICROSECONDS_PER_MINUTE
 from ehrjax.core.errors import InputError
+from ehrjax.generation.decode import VOID
 from ehrjax.generation.estimators import Risks
 from ehrjax.generation.events import NO_HORIZON, Event
 from ehrjax.generation.prompts import Prompt
@@ -48,6 +51,7 @@ BLOCK = pa.schema(
         pa.field("tries", pa.int32()),
         pa.field("happened", pa.list_(pa.bool_())),
         pa.field("expected", pa.list_(pa.float32())),
+        pa.field("truncated", pa.list_(pa.bool_())),
     ]
 )
 DAYS = 1440.0
@@ -72,14 +76,14 @@ def read_block(path: Path) -> list[Trajectory]:
         rows = pq.read_table(path, schema=BLOCK).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is damaged; remove it and run the same command again.") from error
-    types = {"tokens": np.int32, "clock": np.int32, "happened": bool, "expected": np.float32}
+    types = {"tokens": np.int32, "clock": np.int32, "happened": bool, "expected": np.float32, "truncated": bool}
     return [Trajectory(**{k: np.asarray(v, types[k]) if k in types else v for k, v in row.items()}) for row in rows]
 
 
 class Trajectories:
-    """The files of trajectories under way: one writer a sample."""
+    """The files of some samples' trajectories under way: one writer a sample."""
 
-    def __init__(self, folder: Path, samples: int, vocabulary: Vocabulary, is_time: np.ndarray) -> None:
+    def __init__(self, folder: Path, samples: range, vocabulary: Vocabulary, is_time: np.ndarray) -> None:
         self._folder, self._samples = folder, samples
         table = vocabulary.table
         self._codes = table.select(pl.coalesce("code", "str"))["code"].to_numpy()
@@ -90,12 +94,14 @@ class Trajectories:
         self._event = ~is_time & (np.arange(len(vocabulary)) >= vocabulary.num_specials)
 
     def __enter__(self) -> Trajectories:
-        self._folder.mkdir()
+        self._folder.mkdir(exist_ok=True)
         with contextlib.ExitStack() as stack:
-            self._writers = [
-                stack.enter_context(pq.ParquetWriter(self._folder / f"{n:04d}.parquet", TRAJECTORY, compression="zstd"))
-                for n in range(self._samples)
-            ]
+            self._writers = {
+                n: stack.enter_context(
+                    pq.ParquetWriter(self._folder / f"{n:04d}.parquet", TRAJECTORY, compression="zstd")
+                )
+                for n in self._samples
+            }
             self._stack = stack.pop_all()
         return self
 
@@ -107,7 +113,7 @@ class Trajectories:
 
         A value's token becomes its code with the middle of its bin, and its string as the text.
         """
-        for sample in range(self._samples):
+        for sample in self._samples:
             own = [t for t in trajectories if t.sample == sample]
             parts: dict[str, list[np.ndarray]] = {name: [] for name in TRAJECTORY.names}
             for drawn in own:
@@ -160,6 +166,7 @@ def write_risks(
             "combined": risks.combined,
             "combined_error": risks.combined_error,
             "truncated": risks.truncated,
+            "void": risks.void,
         }
         columns = [pl.Series(name, values[:, task]) for name, values in numbers.items()]
         frames.append(
@@ -174,7 +181,7 @@ def write_risks(
             truth.cast(pl.Boolean).alias("boolean_value"),
             pl.Series("predicted_boolean_value", probability >= 0.5),
             pl.Series("predicted_boolean_probability", probability),
-        )
+        ).filter(pl.col("predicted_boolean_probability").is_not_nan())
         path = folder / "predictions" / f"{event.name}.parquet"
         path.parent.mkdir(exist_ok=True)
         prediction.write_parquet(path)
@@ -183,12 +190,18 @@ def write_risks(
 
 
 def rollouts(
-    prompts: Sequence[Prompt], trajectories: Iterator[Trajectory], stops: np.ndarray, vocabulary: Vocabulary
+    prompts: Sequence[Prompt],
+    trajectories: Iterator[Trajectory],
+    stops: np.ndarray,
+    vocabulary: Vocabulary,
+    horizon: int,
 ) -> pl.DataFrame:
-    """Which stop token comes first: in the true future and in each prompt's samples.
+    """Which stop token comes first within `horizon` minutes: in the true future and in each prompt's samples.
+
+    Void trajectories do not count.
 
     Returns:
-      A row a prompt: subject_id, prediction_time, `truth` (null where the record ends without one), `predicted` (the
+      A row a prompt: subject_id, prediction_time, `truth` (null where the record has none), `predicted` (the
       commonest among the samples, of equal ones the lower id; null where none was drawn), `share` of the samples with
       it, and `share_of_truth`.
     """
@@ -196,14 +209,19 @@ def rollouts(
     counts = [np.zeros(len(stops), np.int64) for _ in prompts]
     drawn = np.zeros(len(prompts), np.int64)
     for trajectory in trajectories:
+        if trajectory.end == VOID:
+            continue
         drawn[trajectory.prompt] += 1
-        first = np.flatnonzero(stops[trajectory.tokens])
+        inside = trajectory.clock.astype(np.int64) - prompts[trajectory.prompt].silence <= horizon
+        first = np.flatnonzero(stops[trajectory.tokens] & inside)
         if len(first):
             counts[trajectory.prompt][trajectory.tokens[first[0]]] += 1
     rows: list[dict[str, Any]] = []
     for number, prompt in enumerate(prompts):
         future = prompt.subject.tokens[prompt.stop :]
-        true = future[stops[future]][:1]
+        ahead = (prompt.subject.times[prompt.stop :] - prompt.prediction_time) // MICROSECONDS_PER_MINUTE
+        true = future[stops[future] & (ahead <= horizon)][:1]
+        of = max(int(drawn[number]), 1)
         best = int(np.argmax(counts[number]))
         some = counts[number][best] > 0
         rows.append(
@@ -212,8 +230,8 @@ def rollouts(
                 "prediction_time": prompt.prediction_time,
                 "truth": strings[int(true[0])] if len(true) else None,
                 "predicted": strings[best] if some else None,
-                "share": counts[number][best] / drawn[number],
-                "share_of_truth": counts[number][int(true[0])] / drawn[number] if len(true) else None,
+                "share": counts[number][best] / of,
+                "share_of_truth": counts[number][int(true[0])] / of if len(true) else None,
             }
         )
     schema = {

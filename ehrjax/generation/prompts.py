@@ -72,7 +72,7 @@ def make(splits: Sequence[Split], asked: pl.DataFrame, *, most: int) -> list[Pro
         subject = split.subject(index)
         static = subject.num_static
         stop = static + int(np.searchsorted(subject.times[static:], time, side="right"))
-        if stop == 0:
+        if stop == static:
             raise InputError(
                 f"Subject {subject_id} has nothing on record by {asked['prediction_time'][len(prompts)]}: the prompt "
                 "would be empty; leave this row out."

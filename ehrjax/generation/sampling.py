@@ -30,8 +30,8 @@ class Settings:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise InputError(f"temperature is {self.temperature}; it must not be negative.")
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature}; it must be a number from 0.")
         if self.top_k < 0:
             raise InputError(f"top_k is {self.top_k}; it must be at least 0 (0: all tokens).")
         if not 0 < self.top_p <= 1:
@@ -60,9 +60,7 @@ def scores(logits: Float[Array, "rows v"], settings: Settings) -> Float[Array, "
 def noise(first: UInt32[Array, " rows"], second: UInt32[Array, " rows"], width: int) -> Float[Array, "rows v"]:
     """Gumbel noise: element (i, j) depends on the two words of row i and on j only."""
     bits = rng.bits((first[:, None], second[:, None]), (1, width))
-    # In (0, 1): 2^-25 .. 1 - 2^-25, so that no logarithm is infinite.
-    uniform = ((bits >> 8).astype(jnp.float32) + 0.5) * (1.0 / (1 << 24))
-    return -jnp.log(-jnp.log(uniform))
+    return -jnp.log(-jnp.log(_between(bits)))
 
 
 def draw(
@@ -82,4 +80,9 @@ def draw(
 
 def uniform(first: UInt32[Array, " rows"], second: UInt32[Array, " rows"]) -> Float[Array, " rows"]:
     """One number in (0, 1) a row, from the row's two words."""
-    return ((rng.bits((first, second), (1,)) >> 8).astype(jnp.float32) + 0.5) * (1.0 / (1 << 24))
+    return _between(rng.bits((first, second), (1,)))
+
+
+def _between(bits: UInt32[Array, " ..."]) -> Float[Array, " ..."]:
+    """Numbers from 2^-24 to 1 - 2^-24, each of them a float32: neither 0 nor 1, whose logarithms would be infinite."""
+    return ((bits >> 9).astype(jnp.float32) + 0.5) * (1.0 / (1 << 23))

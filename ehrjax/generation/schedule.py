@@ -11,7 +11,7 @@ import numpy as np
 
 from ehrjax.core import files
 from ehrjax.generation import memories
-from ehrjax.generation.decode import Decoder, State
+from ehrjax.generation.decode import BUDGET, VOID, Decoder, State
 from ehrjax.generation.prompts import Prompt, batch
 
 # Slots for own tokens: what is not used yet is neither stored nor read, and each size is compiled once.
@@ -42,9 +42,9 @@ class Trajectory:
     Attributes:
       prompt: index of its prompt; sample: its number.
       tokens: [N] int32; clock: [N] int32 minutes behind the prompt's last token.
-      end: 1 a stop token, 2 time, 3 the budget of tokens, 4 all tasks' events have happened.
+      end: 1 a stop token, 2 time, 3 the budget of tokens, 4 all tasks' events have happened, 5 void (decode.VOID).
       tries: how often it began anew because an event fell before the prediction time.
-      happened, expected: [T]: see estimators.py.
+      happened, expected, truncated: [T]: see estimators.py.
     """
 
     prompt: int
@@ -55,6 +55,7 @@ class Trajectory:
     tries: int
     happened: np.ndarray
     expected: np.ndarray
+    truncated: np.ndarray
 
 
 def run(
@@ -94,7 +95,7 @@ class _Bucket:
         limits = decoder.limits
         # A row's own tokens, or after a new start (prime) as many as there are positions.
         longest = limits.positions or limits.max_tokens + 1
-        self._most = _at_least(CAPACITIES, min(longest, limits.window or longest))
+        self._most = min(longest, limits.window or longest)
 
     def run(self) -> Iterator[Trajectory]:
         self._compute()
@@ -107,7 +108,7 @@ class _Bucket:
             running = self._prompt >= 0
             if not running.any():
                 return
-            needed = min(int(own[running].max(initial=0)) + self._shape.chunk + 1, self._most)
+            needed = min(int(own[running].max(initial=0)) + self._shape.chunk + 1, _at_least(CAPACITIES, self._most))
             state = self._roomy(state, needed)
             state, drawn = self._decoder.steps(state, self._shape.chunk)
             drew, tokens, clocks, again, row = jax.device_get((*drawn, state["row"]))
@@ -179,16 +180,20 @@ class _Bucket:
         return np.concatenate(tokens), np.concatenate(clocks)
 
     def _ended(self, row: int, state: dict[str, np.ndarray]) -> Trajectory:
-        tokens, clocks = self._drawn(row)
+        end, prompt = int(state["end"][row]), int(self._prompt[row])
+        tokens, clocks = (np.zeros(0, np.int32),) * 2 if end == VOID else self._drawn(row)
+        happened = state["happened"][row].copy()
+        reached = int(clocks[-1]) - self._prompts[prompt].silence if len(clocks) else 0
         done = Trajectory(
-            int(self._prompt[row]),
+            prompt,
             int(self._sample[row]),
             tokens,
             clocks,
-            int(state["end"][row]),
+            end,
             int(state["tries"][row]),
-            state["happened"][row].copy(),
+            happened,
             state["expected"][row].copy(),
+            (end == BUDGET) & ~happened & (reached <= np.asarray(self._decoder.tables.horizons)),
         )
         self._prompt[row] = -1
         self._progress(1)
@@ -236,5 +241,8 @@ def newest(prompt: Prompt, drawn: np.ndarray, clocks: np.ndarray, width: int) ->
 
 
 def _at_least(sizes: Sequence[int], number: int) -> int:
-    """The first of the sizes that is large enough."""
-    return next(size for size in sizes if size >= number)
+    """The first of the sizes that is large enough; behind the last one they go on doubling."""
+    largest = sizes[-1]
+    while largest < number:
+        largest *= 2
+    return next((size for size in sizes if size >= number), largest)

@@ -247,3 +247,15 @@ def test_top_k_and_top_p():
     for p, count in ((0.4, 1), (0.5, 1), (0.69, 2), (0.86, 4), (1.0, 5)):
         chosen = np.asarray(sampling.scores(logits, sampling.Settings(top_p=p)))[0]
         assert (chosen > -1e29).sum() == count, p
+
+
+def test_noise_is_finite_whatever_the_bits():
+    """Were it infinite for one of 2^24, a token that cannot be drawn would be, some time."""
+    bits = jnp.asarray(np.array([0, 255, 511, 512, 2**31, 2**32 - 512, 2**32 - 1], np.uint32))
+    between = np.asarray(sampling._between(bits))
+    assert (between > 0).all() and (between < 1).all()
+    assert np.isfinite(-np.log(-np.log(between.astype(np.float32)))).all()
+    rows, width = 400, 60_000
+    words = rng.split((jnp.uint32(0), jnp.uint32(1)), (rows,))
+    scores = jnp.full((rows, width), -1e30).at[:, 7].set(0.0)
+    assert (np.asarray(sampling.draw(scores, *words, sampling.Settings())) == 7).all()

@@ -54,6 +54,9 @@ class Head(nn.Module):
         return jnp.pad(scores, [(0, 0)] * (hidden.ndim - 1) + [(5, 0)], constant_values=-1e30)
 
 
+PLAIN = sampling.Settings()
+
+
 def vocabulary() -> vocabularies.Vocabulary:
     return born.vocabulary(STRINGS)
 
@@ -99,9 +102,17 @@ def truth(start: int, horizon: int, silence: int, budget: int, gaps: np.ndarray)
     return risk / (valid + sum(mass.values()))
 
 
-def sampled(start: int, silence: int, samples: int, budget: int, given: decode.Tables) -> estimators.Risks:
-    limits = decode.Limits(budget, max_tries=10_000)
-    drawer = decode.Decoder(Chain(), Head(), {"model": {}}, ("tokens",), limits, sampling.Settings(), given)
+def sampled(
+    start: int,
+    silence: int,
+    samples: int,
+    budget: int,
+    given: decode.Tables,
+    how: sampling.Settings = PLAIN,
+    tries: int = 10_000,
+) -> estimators.Risks:
+    limits = decode.Limits(budget, max_tries=tries)
+    drawer = decode.Decoder(Chain(), Head(), {"model": {}}, ("tokens",), limits, how, given)
     subject = rows.subject([start], subject_id=1, times=[0], birth_time=0)
     prompt = prompts.Prompt(subject, 0, 1, silence * 60_000_000)
     found = list(schedule.run(drawer, [prompt], samples=samples, seed=7, shape=schedule.Shape(1, 2000, 1, 8)))
@@ -109,7 +120,8 @@ def sampled(start: int, silence: int, samples: int, budget: int, given: decode.T
         np.zeros(len(found), np.int64),
         np.stack([t.happened for t in found]),
         np.stack([t.expected for t in found]),
-        np.array([t.end for t in found]),
+        np.stack([t.truncated for t in found]),
+        np.array([t.end == decode.VOID for t in found]),
         1,
     )
 
@@ -144,6 +156,53 @@ def test_risks_are_those_of_the_chain(start, horizon, silence, budget, gaps):
     if budget > 3:
         assert found.expected_error[0, 0] < 0.9 * found.count_error[0, 0]
         assert found.combined_error[0, 0] <= found.expected_error[0, 0]
+
+
+def test_the_best_token_alone_is_expected_where_it_alone_is_drawn():
+    """At temperature 0 a trajectory is certain, and so is what is expected of it."""
+    for target in (A, B):  # from A time passes, and A comes again; B never does
+        given = tables(3 * DAYS10, SHORT)._replace(tasks=(np.arange(10) == target)[None])
+        found = sampled(A, 0, 4, 60, given, sampling.Settings(temperature=0.0))
+        assert found.expected[0, 0] == found.count[0, 0] == found.combined[0, 0] == (target == A)
+
+
+def test_a_shorter_horizon_is_not_truncated_by_a_longer_ones_budget():
+    one, both = (np.array(h, np.int32) for h in ([DAYS10], [DAYS10, 40 * DAYS10]))
+    alone, beside = (
+        sampled(A, 0, 3000, 6, tables(1, SHORT)._replace(tasks=np.stack([np.arange(10) == E] * len(h)), horizons=h))
+        for h in (one, both)
+    )
+    assert 0 < alone.truncated[0, 0] < 0.6 * beside.truncated[0, 1]
+    assert beside.truncated[0, 0] == pytest.approx(alone.truncated[0, 0], abs=1e-12)
+
+
+def test_what_never_reaches_the_prediction_time_is_void():
+    """Without time tokens nothing ever gets beyond a silence: nothing is known then, and that is said."""
+    still = SHORT.copy()
+    still[:] = 1
+    found = sampled(A, 50_000, 50, 8, tables(DAYS10, still), tries=3)
+    assert found.void[0, 0] > 0.5
+    with np.errstate(all="raise"):
+        some = estimators.risks(
+            np.array([0, 0, 0, 1, 1, 1]),
+            np.array([[1], [0], [1], [0], [0], [0]], bool),
+            np.array([[0.5], [0.2], [0.9], [0], [0], [0]]),
+            np.zeros((6, 1), bool),
+            np.array([False, False, True, True, True, True]),
+            2,
+        )
+    assert some.count[0, 0] == 0.5 and some.expected[0, 0] == pytest.approx(0.35)
+    assert some.void[:, 0].tolist() == [pytest.approx(1 / 3), 1.0]
+    assert np.isnan(some.count[1, 0]) and np.isnan(some.combined[1, 0])
+
+
+def test_none_of_some_is_not_known_for_sure():
+    count = np.zeros((20, 1), bool)
+    sums = np.random.default_rng(0).uniform(0, 0.1, (20, 1))
+    found = estimators.risks(np.zeros(20, int), count, sums, np.zeros((20, 1), bool), np.zeros(20, bool), 1)
+    assert found.count[0, 0] == 0 and 0.02 < found.count_error[0, 0] < 0.1
+    # Counts that are flat tell nothing of how to mix: what is expected is all there is.
+    assert found.combined[0, 0] == pytest.approx(sums.mean()) and found.combined_error[0, 0] > 0
 
 
 def test_bad_horizon():

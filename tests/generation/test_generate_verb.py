@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
 import jax
@@ -65,7 +66,7 @@ def test_what_is_written(run, toy_tokens, labels, tmp_path, capsys):
     parts = [pl.read_parquet(out / "trajectories" / f"{n:04d}.parquet").with_columns(sample=n) for n in range(6)]
     futures = pl.concat(parts)
     assert set(futures.columns) >= {"subject_id", "prediction_time", "time", "code", "numeric_value"}
-    assert (futures["time"] > futures["prediction_time"]).mean() > 0.9
+    assert (futures["time"] > futures["prediction_time"]).all()
     assert futures.select((pl.col("time") <= pl.col("prediction_time") + pl.duration(days=60)).all()).item()
     assert not set(futures["code"]) & {"[PAD]", "[CLS]", "[MASK]", "[SEP]", "[UNK]"}
     known = set(vocabulary.table["code"].drop_nulls())
@@ -75,11 +76,9 @@ def test_what_is_written(run, toy_tokens, labels, tmp_path, capsys):
     # The risks by counting, told again from the trajectories.
     risks = pl.read_parquet(out / "risks.parquet")
     assert set(risks["task"]) == {"dx", "lab"} and len(risks) == 2 * len(asked)
-    late = pl.col("time") > pl.col("prediction_time")
     for task, pattern, days in (("dx", "^DX//1", 60), ("lab", "^LAB//0", 30)):
         hits = (
             futures.filter(
-                late,
                 pl.col("code").str.contains(pattern),
                 pl.col("time") <= pl.col("prediction_time") + pl.duration(days=days),
             )
@@ -88,7 +87,10 @@ def test_what_is_written(run, toy_tokens, labels, tmp_path, capsys):
         )
         counted = hits.group_by("subject_id", "prediction_time").len("hits")
         own = risks.filter(task=task).join(counted, on=["subject_id", "prediction_time"], how="left")
-        np.testing.assert_allclose(own["count"], own["hits"].fill_null(0) / 6, atol=1e-12)
+        left = 6 * (1 - own["void"])
+        np.testing.assert_allclose(own["count"].fill_nan(0), own["hits"].fill_null(0) / left.clip(1), atol=1e-12)
+        assert (own["count"].is_nan() == (own["void"] == 1)).all()
+        own = own.filter(pl.col("void") < 1)
         assert ((own["expected"] >= 0) & (own["expected_error"] >= 0)).all()
     told = pl.read_parquet(out / "predictions" / "dx.parquet")
     assert told.columns == [
@@ -98,8 +100,10 @@ def test_what_is_written(run, toy_tokens, labels, tmp_path, capsys):
         "predicted_boolean_value",
         "predicted_boolean_probability",
     ]
-    assert told.sort("subject_id", "prediction_time")["boolean_value"].to_list() == asked["boolean_value"].to_list()
-    assert pl.read_parquet(out / "predictions" / "lab.parquet")["boolean_value"].null_count() == len(asked)
+    known = risks.filter(pl.col("task") == "dx", pl.col("void") < 1).select("subject_id", "prediction_time")
+    known = known.join(asked, on=known.columns, how="inner").sort(known.columns)
+    assert told.select(known.columns).sort("subject_id", "prediction_time").equals(known)
+    assert pl.read_parquet(out / "predictions" / "lab.parquet")["boolean_value"].null_count() == len(known)
     summary = json.loads((out / "generation.json").read_text())
     assert sum(summary["ended_by"].values()) == 144 and summary["stops"] == ["DX//33"]
     assert (
@@ -182,6 +186,11 @@ REFUSED = {
     "a bad horizon": (["--at", "last", "--horizon", "2"], "no duration"),
     "a bad task": (["--at", "last", "--task", "DX//1"], "must have the form NAME=CODE"),
     "a task twice": (["--at", "last", "--task", "a=DX//1", "--task", "a=DX//2"], "Two tasks have one name"),
+    "no steps": (["--at", "last", "--chunk", "0"], "--chunk is 0"),
+    "fewer than no prompt tokens": (["--at", "last", "--prompt_tokens", "-5"], "--prompt_tokens is -5"),
+    "no horizon": (["--at", "last", "--horizon", "0.1m"], "is no duration"),
+    "no temperature": (["--at", "last", "--temperature", "nan"], "temperature is nan"),
+    "an age of nobody": (["--at", "age:1e9"], "is not 'last'"),
     "no samples": (["--at", "last", "--samples", "0"], "--samples is 0"),
     "a prompt beyond the context": (["--at", "last", "--prompt_tokens", "65"], "more than the context of 64"),
     "a bad split": (["--at", "last", "--split", "test"], "--split is 'test'"),
@@ -207,13 +216,18 @@ def test_bad_labels_and_bad_tokens(run, toy_tokens, toy_meds, labels, tmp_path, 
     frame.with_columns(pl.col("subject_id") + 100_000).write_parquet(strangers)
     held = tmp_path / "two.parquet"
     frame.write_parquet(held)
+    twice, early = tmp_path / "twice.parquet", tmp_path / "early.parquet"
+    pl.concat([frame, frame.with_columns(~pl.col("boolean_value"))]).write_parquet(twice)
+    ancient = frame.with_columns(pl.lit(datetime.datetime(1900, 1, 1)).alias("prediction_time"))
+    ancient.unique(["subject_id"]).write_parquet(early)
     from ehrjax.data import prepare_tokens
 
     prepare_tokens.prepare(toy_meds, tmp_path / "other", behrt_recipe(min_count=300))
     for tokens, more, message in (
         (toy_tokens, ["--labels", strangers], "is asked about but is not in the token dataset (train)"),
         (tmp_path / "other", ["--labels", held], "is in another vocabulary"),
-        (toy_tokens, ["--labels", held, "--task", "a=DX//1", "--task", "b=DX//2"], "Which of the tasks"),
+        (toy_tokens, ["--labels", twice], "that contradict each other; keep one"),
+        (toy_tokens, ["--labels", early], "has nothing on record by"),
     ):
         with pytest.raises(SystemExit) as stopped:
             generate.main(arguments(run, tokens, tmp_path / "out", *more))
@@ -221,3 +235,54 @@ def test_bad_labels_and_bad_tokens(run, toy_tokens, toy_meds, labels, tmp_path, 
         assert stopped.value.code == 2 and message in error and error.count("\n") == 1, error
     assert not (tmp_path / "out").exists()
     jax.clear_caches()
+
+
+def test_labels_of_another_task_are_no_truth(run, toy_tokens, labels, tmp_path, capsys):
+    generate.main(arguments(run, toy_tokens, tmp_path / "out", "--labels", labels, "--task", "x=LAB//0.*@30d"))
+    assert "none of the tasks is called dx" in capsys.readouterr().out
+    found = pl.read_parquet(tmp_path / "out" / "predictions" / "x.parquet")
+    assert len(found) and found["boolean_value"].null_count() == len(found)
+
+
+def test_a_horizon_without_tasks_and_beyond_them(run, toy_tokens, tmp_path):
+    def latest(name: str, *more: str) -> float:
+        out = tmp_path / name
+        generate.main(arguments(run, toy_tokens, out, "--at", "last", "--limit", 4, *more))
+        parts = [pl.read_parquet(path) for path in sorted((out / "trajectories").iterdir())]
+        late = pl.concat(parts).select((pl.col("time") - pl.col("prediction_time")).dt.total_hours().max())
+        return late.item() / 24
+
+    free, bounded = latest("free"), latest("bounded", "--horizon", "30d")
+    assert free > 60 and 10 < bounded <= 30
+    task = latest("task", "--task", "x=DX//1.*@5d")
+    beyond = latest("beyond", "--task", "x=DX//1.*@5d", "--horizon", "30d")
+    assert task <= 5 < 10 < beyond <= 30
+    # The wider horizon changes neither the risk nor the share that ran out of tokens.
+    a, b = (pl.read_parquet(tmp_path / name / "risks.parquet") for name in ("task", "beyond"))
+    assert_frame_equal(a, b, abs_tol=1e-6)
+
+
+def test_nobody_is_sampled_behind_a_death(run, toy_tokens, tmp_path, capsys, monkeypatch):
+    from ehrjax.generation import events
+
+    split = token_dataset.open_tokens(toy_tokens).split("train")
+    dead = [split.subject(i) for i in range(4)]
+    # One code stands for death; each of the four has it at the end.
+    monkeypatch.setattr(events, "DEATH", "DX//")
+    frame = pl.DataFrame(
+        [(s.subject_id, int(s.times[place]), True) for s in dead for place in (s.num_static, len(s.times) - 1)],
+        schema={"subject_id": pl.Int64, "prediction_time": pl.Int64, "boolean_value": pl.Boolean},
+        orient="row",
+    ).with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
+    frame.unique().write_parquet(tmp_path / "late.parquet")
+    generate.main(
+        arguments(run, toy_tokens, tmp_path / "out", "--labels", tmp_path / "late.parquet", "--task", "x=LAB//0.*")
+    )
+    out = capsys.readouterr().out
+    left = pl.read_parquet(tmp_path / "out" / "risks.parquet")
+    assert "lie at or behind a death on record: left out" in out and 0 < len(left) < 8
+    strings = np.array(token_dataset.open_tokens(toy_tokens).vocabulary.strings)
+    for subject_id, at in left.select("subject_id", "prediction_time").iter_rows():
+        subject = next(s for s in dead if s.subject_id == subject_id)
+        known = subject.times <= int(at.replace(tzinfo=datetime.UTC).timestamp() * 1e6)
+        assert not any(word.startswith("DX//") for word in strings[subject.tokens[known]])

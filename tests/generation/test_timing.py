@@ -10,7 +10,7 @@ import pytest
 
 from ehrjax.core import rng
 from ehrjax.core.errors import InputError
-from ehrjax.generation import estimators, sampling, schedule, timing
+from ehrjax.generation import decode, estimators, sampling, schedule, timing
 from ehrjax.objectives.gaps import EDGES
 from tests.generation import made
 
@@ -58,7 +58,8 @@ def test_estimates_agree_and_no_event_is_before_the_prediction_time(toy_tokens):
         np.array([t.prompt for t in found]),
         np.stack([t.happened for t in found]),
         np.stack([t.expected for t in found]),
-        np.array([t.end for t in found]),
+        np.stack([t.truncated for t in found]),
+        np.array([t.end == decode.VOID for t in found]),
         3,
     )
     error = np.hypot(risks.count_error, risks.expected_error)
