@@ -10,6 +10,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def _train_yaml(path: Path, args: argparse.Namespace) -> None:
     import ehrjax
     from ehrjax.training import yaml_runs
 
+    checked(given.config | {"data": {**given.config["data"], "notes": "later" if given.notes else ""}})
     made = yaml_runs.tokens(given, workdir)
     if given.notes:
         _notes(workdir / "data", made / "notes" / "notes.parquet", given.notes.encoder, given.notes.max_tokens)
@@ -82,7 +84,8 @@ def _train_yaml(path: Path, args: argparse.Namespace) -> None:
             if jax.default_backend() == "cpu":
                 print("training.device is cuda, but there is no GPU here: training on the CPU", flush=True)
         train(config, workdir, args)
-    yaml_runs.leave(workdir, config, path, ehrjax.load(workdir).params)
+    if (workdir / "final.json").exists():  # not where it was interrupted
+        yaml_runs.leave(workdir, config, path, ehrjax.load(workdir).params)
 
 
 def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None = None) -> None:
@@ -94,29 +97,12 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
     """
     import jax
 
-    from ehrjax.core import mesh as meshes
-    from ehrjax.data import pipeline
-    from ehrjax.training import initial, noted, optimizer, run
-    from ehrjax.vocab import vocabulary as vocabularies
-
     if args is not None and args.coordinator:
         if None in (args.num_processes, args.process_id):
             raise InputError("--coordinator needs --num-processes and --process-id.")
         jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
     # A bad config is refused before anything is written.
-    _check_numbers(config)
-    settings = Sections(
-        optimizer=configs.into(optimizer.Settings, config["optimizer"], where="optimizer"),
-        schedule=configs.into(optimizer.ScheduleSettings, config["schedule"], where="schedule"),
-        mesh=meshes.make(configs.into(meshes.Settings, config["mesh"], where="mesh")),
-        start=configs.into(initial.Settings, config["init"], where="init"),
-    )
-    meshes.check_batch(settings.mesh, config["batch_size"], settings.optimizer.accumulate)
-    configs.into(pipeline.Settings, config["data"], where="data")
-    noted.check(config)
-    run.build(config, vocabularies.smallest())
-    if config["num_steps"]:
-        optimizer.make_schedule(settings.schedule, settings.optimizer.learning_rate, config["num_steps"])
+    settings = checked(config)
     if jax.process_index():
         _train(config, workdir, settings)
         return
@@ -126,6 +112,33 @@ def train(config: dict[str, Any], workdir: Path, args: argparse.Namespace | None
         raise InputError(f"The workdir {workdir} cannot be made ({error.strerror}); name another.") from error
     with files.locked(workdir, what="run"):
         _train(config, workdir, settings)
+
+
+def checked(config: dict[str, Any]) -> Sections:
+    """The parsed sections of a resolved config.
+
+    Raises:
+      InputError: a value that cannot be.
+    """
+    from ehrjax.core import mesh as meshes
+    from ehrjax.data import pipeline
+    from ehrjax.training import initial, noted, optimizer, run
+    from ehrjax.vocab import vocabulary as vocabularies
+
+    _check_numbers(config)
+    sections = Sections(
+        optimizer=configs.into(optimizer.Settings, config["optimizer"], where="optimizer"),
+        schedule=configs.into(optimizer.ScheduleSettings, config["schedule"], where="schedule"),
+        mesh=meshes.make(configs.into(meshes.Settings, config["mesh"], where="mesh")),
+        start=configs.into(initial.Settings, config["init"], where="init"),
+    )
+    meshes.check_batch(sections.mesh, config["batch_size"], sections.optimizer.accumulate)
+    configs.into(pipeline.Settings, config["data"], where="data")
+    noted.check(config)
+    run.build(config, vocabularies.smallest())
+    if config["num_steps"]:
+        optimizer.make_schedule(sections.schedule, sections.optimizer.learning_rate, config["num_steps"])
+    return sections
 
 
 @dataclass(frozen=True)
@@ -152,10 +165,13 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     first = jax.process_index() == 0
     optimizing, mesh = sections.optimizer, sections.mesh
     path = config["data"]["path"]
-    if first and not path:
+    make = None
+    if not path:
         from ehrjax.data import embedded
 
-        embedded.ensure(workdir / "data", config["embedded"], labels=bool(config["data"].get("labels")))
+        make = partial(embedded.ensure, workdir / "data", config["embedded"], labels=config["data"].get("labels", ""))
+    if first and make:
+        make()
     published = bool(path) and tfds.is_tfds(path)
     if first and published:
         tfds.ensure(path, workdir / "data")
@@ -165,12 +181,9 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     _barrier("notes")
     if not path or published:
         path = str(tfds.tokens_of(path, workdir / "data") if published else workdir / "data" / "tokens")
-        labels = config["data"].get("labels", "")
-        if labels and not published:  # a task of the embedded hospital
-            labels = str(workdir / "data" / "events" / "labels" / labels)
-        notes = config["data"].get("notes", "")
-        if notes and not published:
-            notes = str(workdir / "data" / "notes")
+        labels, notes = (config["data"].get(name, "") for name in ("labels", "notes"))
+        if make:  # what others than the first process find there
+            labels, notes = str(make() or ""), str(workdir / "data" / "notes") if notes else ""
         config = {**config, "data": {**config["data"], "path": path, "labels": labels, "notes": notes}}
     dataset = token_dataset.open_tokens(path)
     config, target = targets.resolve(noted.resolve(config), dataset)
@@ -228,6 +241,7 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
             num_steps=num_steps,
             log_every=config["log_every"],
             eval_every=config["eval_every"],
+            eval_at=tuple(config["eval_at"]),
             checkpoint_every=config["checkpoint_every"],
             patience=config["early_stopping"]["patience"],
             profile_start=config["profile"]["start"],

@@ -167,6 +167,7 @@ RESUMABLE = (
     "num_epochs",
     "log_every",
     "eval_every",
+    "eval_at",
     "checkpoint_every",
     "mesh.",
     "data.num_workers",

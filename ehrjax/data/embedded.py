@@ -8,20 +8,35 @@ from typing import Any
 
 from ehrjax.data import prepare_tokens
 from ehrjax.ingest import synthetic
+from ehrjax.ingest.labels import making
+from ehrjax.ingest.labels import settings as tasks
 from ehrjax.vocab import recipe
 
 
-def ensure(folder: Path, settings: Mapping[str, Any], *, labels: bool = False) -> None:
+def ensure(folder: Path, settings: Mapping[str, Any], *, labels: str = "") -> Path | None:
     """Makes `folder/events` and `folder/tokens` unless they are there; each appears only when complete.
 
     Args:
       folder: normally WORKDIR/data.
-      settings: the config's `embedded` section: patients, seed, recipe.
-      labels: also make the hospital's label files, `folder/events/labels`.
+      settings: the config's `embedded` section: patients, seed, recipe, task.
+      labels: also make labels: one of the hospital's own tasks, whose true probabilities are known, or any other task,
+        with the settings `task`.
+
+    Returns:
+      The label folder, where labels are asked for.
     """
+    own = labels in synthetic.TASKS
     if not (folder / "tokens").exists():
         if not (folder / "events").exists():
             print(f"simulating {settings['patients']:,} patients of the synthetic hospital", flush=True)
-            synthetic.write(folder / "events", patients=settings["patients"], seed=settings["seed"], labels=labels)
+            synthetic.write(folder / "events", patients=settings["patients"], seed=settings["seed"], labels=own)
         print("preparing tokens", flush=True)
         prepare_tokens.prepare(folder / "events", folder / "tokens", recipe.from_config(settings["recipe"]))
+    if not labels:
+        return None
+    if own:
+        return folder / "events" / "labels" / labels
+    chosen = tasks.choose(labels, **settings["task"])
+    if not (folder / "labels" / chosen.name).exists():
+        making.make(folder / "events", folder / "labels", chosen)
+    return folder / "labels" / chosen.name

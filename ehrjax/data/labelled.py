@@ -88,13 +88,12 @@ class LabelledSplit:
         return self.split.subject(index)
 
 
-def target_of(labels: reading.Labels, train: Split, vocabulary_codes: set[str] | None = None) -> Target:
+def target_of(labels: reading.Labels, train: Split) -> Target:
     """What the labels of a task are; classes and codes are those of subjects in train.
 
     Args:
       labels: of one task.
       train: the train split of the tokens.
-      vocabulary_codes: unused codes are left out where these are given.
 
     Raises:
       InputError: the labels of train have fewer than two classes, or no code.
@@ -104,7 +103,6 @@ def target_of(labels: reading.Labels, train: Split, vocabulary_codes: set[str] |
         return Target("time")
     if "label_codes" in frame.columns:
         names = sorted(labels.info.get("vocabulary") or frame["label_codes"].explode().drop_nulls().unique())
-        names = [name for name in names if vocabulary_codes is None or name in vocabulary_codes]
         if not names:
             raise InputError(f"The labels {labels.name} of subjects in train hold no code to predict.")
         return Target("codes", tuple(names))

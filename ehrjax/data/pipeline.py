@@ -42,7 +42,7 @@ class Settings:
       decode: see ingest.labels.reading.
       notes: a folder of note vectors (data.notes); then a token carries the mean of the notes before it.
       newest_notes: how many of the newest notes that mean takes; 0 takes all.
-      note_states: different means a row at most, and the zeros of no note.
+      note_states: different means a row at most, and the zeros of no note; 0: as many as there can be.
     """
 
     path: str
@@ -56,7 +56,7 @@ class Settings:
     decode: str = ""
     notes: str = ""
     newest_notes: int = 0
-    note_states: int = 64
+    note_states: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -66,7 +66,7 @@ class Settings:
             ("prefetch", 1),
             ("eval_batches", 0),
             ("newest_notes", 0),
-            ("note_states", 2),
+            ("note_states", 0),
         ):
             if getattr(self, name) < least:
                 raise InputError(f"config.data.{name} is {getattr(self, name)}; it must be at least {least}.")
@@ -117,13 +117,16 @@ def plan_epoch(split: AnySplit, settings: Settings, *, seed: int | None, epoch: 
     if split.notes is not None:
         # Tokens of one time see one state, so neither can be exceeded.
         states = np.minimum(split.notes.count(split.subject_ids)[tiled.subject], tiled.stop - tiled.start)
-        planned = packing.split_rows(planned, states, settings.note_states - 1)
+        room = filling.room_for_notes(settings.note_states, settings.context_length)
+        planned = packing.split_rows(planned, states, room - 1)
     return Epoch(tiled, planned)
 
 
 def make_batch(split: AnySplit, epoch: Epoch, settings: Settings, *, rows: range, batch_size: int, index: int) -> Batch:
     """Rows `rows` of batch `index` of an epoch; rows past the end of the plan are padding."""
-    noted = None if split.notes is None else (settings.note_states, split.notes.width)
+    noted = None
+    if split.notes is not None:
+        noted = filling.room_for_notes(settings.note_states, settings.context_length), split.notes.width
     batch = filling.empty(len(rows), settings.context_length, settings.max_segments, noted)
     labels = split.labels if isinstance(split, labelled.LabelledSplit) else None
     if labels is not None:

@@ -75,14 +75,17 @@ def fill(batch: Batch, row: int, content: Sequence[Window]) -> None:
 def _fill_notes(batch: Batch, row: int, span: slice, own: SubjectNotes, times: np.ndarray, used: int) -> int:
     """Lays the states of a window's notes behind the `used` ones of a row; returns how many are used then.
 
-    Of more states than a row has room for, evenly chosen ones are kept, whoever shares the row: a token then sees the
-    mean as it stood a little earlier, never a later one.
+    Which states are kept depends on their number in the window and the sizes of the batch alone, so that what comes
+    later changes nothing before it, whoever shares the row: half of the room goes to the first ones, and of the others
+    every n-th is kept. A token whose own state is not kept sees the mean as it stood a little earlier.
     """
     counts = own.before(times)
     states = np.unique(counts[counts > 0])
-    room = batch["notes"].shape[1] - 1
-    if len(states) > room:
-        states = states[np.linspace(0, len(states) - 1, room).astype(np.int64)]
+    room, length = batch["notes"].shape[1] - 1, batch["tokens"].shape[1]
+    first = room if length <= room else room // 2
+    each = -(-(length - first) // max(room - first, 1))
+    number = np.arange(len(states))
+    states = states[(number < first) | ((number - first) % max(each, 1) == 0)]
     stop = used + len(states)
     batch["notes"][row, used:stop] = own.means(states)
     place = np.searchsorted(states, counts, side="right")
@@ -143,7 +146,7 @@ def collate(
     context_length: int = 512,
     max_segments: int = 16,
     batch_size: int | None = None,
-    note_states: int = 64,
+    note_states: int = 0,
 ) -> Batch:
     """A packed batch from subjects: `Subject` records, dicts of `subject`'s arguments, or plain token lists.
 
@@ -154,7 +157,7 @@ def collate(
       context_length: tokens a row.
       max_segments: windows a row at most.
       batch_size: rows; default as many as needed. Unused rows are padding.
-      note_states: states of notes a row at most, and the zeros of no note, where subjects have notes.
+      note_states: see `room_for_notes`, where subjects have notes.
 
     Returns:
       A host batch (see `ehrjax.core.batch.FIELDS`); `subject_id` says whose each window is. Subjects given
@@ -178,7 +181,7 @@ def collate(
     rows = len(plan) if batch_size is None else batch_size
     if len(plan) > rows:
         raise InputError(f"The subjects fill {len(plan)} rows of {context_length}, more than batch_size={rows}.")
-    batch = empty(rows, context_length, max_segments, noted(every, note_states))
+    batch = empty(rows, context_length, max_segments, noted(every, context_length, note_states))
     for row in range(len(plan)):
         fill(batch, row, [every[w] for w in plan.row(row)])
     return batch
@@ -190,10 +193,21 @@ def plan_rows(content: Sequence[Window], context: int, segments: int, note_state
     plan = packing.plan(np.array(lengths, np.int64), context, segments, None)
     # Tokens of one time see one state, so neither the notes nor the tokens are fewer than the states.
     states = [0 if s.notes is None else min(len(s.notes.times), stop - start) for s, start, stop in content]
-    return packing.split_rows(plan, np.array(states, np.int64), note_states - 1)
+    return packing.split_rows(plan, np.array(states, np.int64), room_for_notes(note_states, context) - 1)
 
 
-def noted(content: Sequence[Window], note_states: int) -> tuple[int, int] | None:
+def room_for_notes(note_states: int, context: int) -> int:
+    """States of notes a row, the zeros of no note among them; 0: as many as there can be, one a token.
+
+    Raises:
+      InputError: one, which is no room.
+    """
+    if note_states == 1:
+        raise InputError("config.data.note_states is 1, which has room for no note; it must be 0 or at least 2.")
+    return note_states or context + 1
+
+
+def noted(content: Sequence[Window], context: int, note_states: int) -> tuple[int, int] | None:
     """What `empty` must know of the notes of some windows; None where no subject has notes."""
     widths = {subject.notes.vectors.shape[1] for subject, _, _ in content if subject.notes is not None}
-    return (note_states, widths.pop()) if widths else None
+    return (room_for_notes(note_states, context), widths.pop()) if widths else None

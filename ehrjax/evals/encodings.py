@@ -44,11 +44,11 @@ def hidden_states(run: Any, content: Sequence[Window]) -> Iterator[tuple[int, np
 
 def _batches(run: Any, content: Sequence[Window], size: int) -> Iterator[tuple[Batch, list[tuple[int, int, slice]]]]:
     """Windows packed in batches of `size` rows; for each window in a batch its index, its row and its place there."""
-    context, states = run.config["data"]["context_length"], run.config["data"].get("note_states", 2)
+    context, states = run.config["data"]["context_length"], run.config["data"].get("note_states", 0)
     lengths = [subject.num_static + stop - start for subject, start, stop in content]
     plan = rows.plan_rows(content, context, SEGMENTS, states)
     for first in range(0, len(plan), size):
-        batch, placed = rows.empty(size, context, SEGMENTS, rows.noted(content, states)), []
+        batch, placed = rows.empty(size, context, SEGMENTS, rows.noted(content, context, states)), []
         for row, members in enumerate(plan.row(i) for i in range(first, min(first + size, len(plan)))):
             rows.fill(batch, row, [content[i] for i in members])
             at = 0

@@ -62,8 +62,8 @@ def find(path: str | Path) -> Path:
 def pieces(path: Path, set_aside: Counter[str]) -> Iterator[pl.DataFrame]:
     """Yields the notes of a file in pieces with the columns of FRAME, in the order of the file.
 
-    A note counts from its storetime where there is one: before that nobody could read it. Notes without a subject, a
-    time or a text are counted in `set_aside` and left out.
+    A note counts from its storetime where that is later: before it nobody could read it. Notes without a subject, a
+    charttime or a text are counted in `set_aside` and left out.
 
     Raises:
       InputError: the file is damaged, lacks a column, or holds what is no time.

@@ -44,6 +44,8 @@ class Config:
             raise InputError(f"objective.kind is {self.kind!r}; classification has {', '.join(LABELS)}.")
         if self.outputs < 1 or self.positive_weight <= 0:
             raise InputError("objective.outputs must be at least 1 and objective.positive_weight above 0.")
+        if self.kind == "classes" and self.positive_weight != 1:
+            raise InputError("objective.positive_weight is for yes or no and for codes; leave it 1 for classes.")
 
 
 class Objective(pooled.Supervised):

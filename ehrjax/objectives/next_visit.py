@@ -16,7 +16,7 @@ from ehrjax.objectives import next_token
 from ehrjax.objectives.cross_entropy import HeadApply
 
 NAME = "next_visit"
-FIELDS = ("tokens", "segment_ids", "visit_ids")
+FIELDS = ("tokens", "segment_ids", "visit_ids", "ends")
 """The fields of a batch that the objective reads."""
 ALLOWS_FUTURE = "visit"
 """A position may see later tokens of its own visit, but not the next one."""
@@ -45,9 +45,11 @@ class Objective(next_token.Objective):
         tells this token; -1: none).
 
         A visit is told from the last code of the visit before in its window; static tokens belong to the first visit.
+        The last visit of a window is told only if its subject's record ends there: else the window may have cut it, and
+        codes behind the cut are not absent.
         """
         told = jax.vmap(partial(_told_at, self.num_specials))
-        at = told(batch["tokens"], batch["segment_ids"], batch["visit_ids"])
+        at = told(batch["tokens"], batch["segment_ids"], batch["visit_ids"], batch["ends"])
         predicts = jax.vmap(lambda p: jnp.zeros(p.shape, bool).at[jnp.where(p < 0, len(p), p)].set(True, mode="drop"))
         return {**batch, "told_at": at, "predicts": predicts(at)}
 
@@ -121,7 +123,11 @@ class Objective(next_token.Objective):
 
 
 def _told_at(
-    num_specials: int, tokens: Int[Array, " length"], segments: Int[Array, " length"], visits: Int[Array, " length"]
+    num_specials: int,
+    tokens: Int[Array, " length"],
+    segments: Int[Array, " length"],
+    visits: Int[Array, " length"],
+    ends: Int[Array, " windows"],
 ) -> Int[Array, " length"]:
     """The position that tells each code of a row: the last code of the visit before; -1 for other tokens."""
     length = len(tokens)
@@ -133,7 +139,9 @@ def _told_at(
     whose = jax.ops.segment_max(segments, number, num_segments=length)
     before = jnp.where(number > 0, last[number - 1], -1)
     same = whose[number - 1] == segments
-    return jnp.where(code & same & (number > 0), before, -1).astype(jnp.int32)
+    newest = jax.ops.segment_max(number, segments, num_segments=len(ends) + 1)[segments]
+    whole = (number < newest) | (ends[jnp.maximum(segments - 1, 0)] > 0)
+    return jnp.where(code & same & whole & (number > 0), before, -1).astype(jnp.int32)
 
 
 def _losses(

@@ -47,6 +47,8 @@ def opened(name: str, *, max_tokens: int) -> Iterator[Encoder]:
       InputError: there is no such encoder, or it is no text model.
     """
     width = hashing.width_of(name)
+    if max_tokens < 3:
+        raise InputError(f"A note of {max_tokens} tokens has no room for [CLS], a token and [SEP]; give at least 3.")
     if width is not None:
         yield _hashing(name, width)
     elif (Path(name) / "checkpoints").is_dir():

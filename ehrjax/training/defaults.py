@@ -19,6 +19,7 @@ def get() -> ConfigDict:
     config.batch_size = 32
     config.log_every = 50
     config.eval_every = 500
+    config.eval_at = ()  # further steps
     config.checkpoint_every = 500
 
     config.init = ConfigDict(dict(checkpoint="", skip=()))
@@ -34,11 +35,12 @@ def get() -> ConfigDict:
     config.data.decode = ""
     config.data.notes = ""  # a folder of note vectors, for models that read notes
     config.data.newest_notes = 0
-    config.data.note_states = 64
+    config.data.note_states = 0
 
     config.embedded = ConfigDict()
     config.embedded.patients = 5000
     config.embedded.seed = 0
+    config.embedded.task = ConfigDict()  # settings of the task that data.labels names, if it is not the hospital's own
     config.embedded.recipe = ConfigDict(dict(name="behrt", min_count=5))
     config.embedded.recipe.steps = ("filter_codes", "bin_values", "number_visits", "separate_visits", "start")
     config.embedded.recipe.filter_codes = ConfigDict(dict(drop=("MEDS_BIRTH",), keep=()))

@@ -33,7 +33,8 @@ class Cadence:
 
     Attributes:
       num_steps: the last step.
-      log_every, eval_every, checkpoint_every: cadences.
+      log_every, eval_every, checkpoint_every: cadences. Where there is evaluation at all the last step has one too.
+      eval_at: further steps to evaluate at.
       patience: evaluations without improvement of `metric` after which the run stops; 0 never stops early.
       metric: the tuning metric that decides which checkpoint is best (lower is better).
       profile_start, profile_steps: trace these steps into DIR/profile.
@@ -47,6 +48,14 @@ class Cadence:
     metric: str = "tuning_loss"
     profile_start: int = 0
     profile_steps: int = 0
+    eval_at: tuple[int, ...] = ()
+
+    def evaluates(self, step: int) -> bool:
+        """Whether there is an evaluation after a step."""
+        if not self.eval_every and not self.eval_at:
+            return False
+        regular = bool(self.eval_every) and step % self.eval_every == 0
+        return regular or step in self.eval_at or step == self.num_steps
 
 
 @dataclass
@@ -261,8 +270,7 @@ def fit(
                     tracing = False
                 interrupted = _anywhere(terminated())
                 last = number == cadence.num_steps
-                evaluating = bool(cadence.eval_every) and number % cadence.eval_every == 0
-                if evaluating:
+                if cadence.evaluates(number):
                     reporter.flush()
                     reporter.pause()
                     _evaluate(evaluators, state, number, progress, cadence, best, writer, quiet)

@@ -159,14 +159,22 @@ def _checked(flat: dict[str, Any], path: Path) -> dict[str, Any]:
             hint = f"; did you mean {close[0]}?" if close else "."
             raise InputError(f"{path} has an unknown key {key!r}{hint}")
         wanted = _TYPES.get(key, str if key.endswith(_WORDS) else int)
+        if wanted is float and isinstance(value, str):
+            value = flat[key] = _number(value)
         right = isinstance(value, (int, float) if wanted is float else wanted)
         if not right or (isinstance(value, bool) and wanted is not bool):
             raise InputError(f"{path}: {key} is {value!r}; it must be {_said(wanted)}.")
-        if wanted in (int, float) and value < 0 or (wanted is int and value < 1 and key not in _ZERO):
+        if (
+            wanted in (int, float)
+            and not 0 <= value < float("inf")
+            or (wanted is int and value < 1 and key not in _ZERO)
+        ):
             raise InputError(f"{path}: {key} is {value!r}; it must be {'positive' if wanted is int else 'at least 0'}.")
     for key in _NEEDED:
         if key not in flat:
             raise InputError(f"{path} lacks the key {key}.")
+    if flat["data.sequence_length"] < 8:
+        raise InputError(f"{path}: data.sequence_length is {flat['data.sequence_length']}; it must be at least 8.")
     if scheduled and "optimiser.scheduler.type" not in flat:
         raise InputError(f"{path} lacks the key optimiser.scheduler.type.")
     return {
@@ -181,6 +189,14 @@ def _checked(flat: dict[str, Any], path: Path) -> dict[str, Any]:
         "training.device": "cuda",
         **flat,
     }
+
+
+def _number(text: str) -> float | str:
+    """YAML takes 1e-3 for text, since it has no point."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _said(kind: type) -> str:

@@ -35,6 +35,7 @@ def laid(rows: list, length: int) -> dict[str, np.ndarray]:
                 batch["segment_ids"][row, span] = number + 1
                 batch["visit_ids"][row, span] = index
                 at += len(codes)
+    batch["ends"] = np.ones((len(rows), 4), np.int32)
     return batch
 
 
@@ -112,6 +113,15 @@ def test_the_gradient_is_that_of_the_loss():
     assert {tuple(place) for place in np.argwhere(np.abs(found).max(-1) > 0).tolist()} == told
 
 
+def test_a_visit_that_the_window_may_have_cut_is_not_told():
+    rows = [[[[5, 6], [7], [8, 9]], [[5], [6, 7]]]]
+    batch = laid(rows, 16)
+    batch["ends"] = np.array([[0, 1, 0, 0]], np.int32)
+    prepared = objective().prepare({name: jnp.asarray(values) for name, values in batch.items()}, jax.random.key(0))
+    assert np.flatnonzero(np.asarray(prepared["predicts"])[0]).tolist() == [1, 5]
+    assert np.asarray(prepared["told_at"])[0].tolist() == [-1, -1, 1, -1, -1, -1, 5, 5, *[-1] * 8]
+
+
 def test_what_a_visit_is_told_from_does_not_depend_on_it():
     """A visit LSTM sees whole visits: what tells a visit must change neither with that visit nor with a later one."""
     model, params, sees = made("visit lstm, mean")
@@ -122,7 +132,7 @@ def test_what_a_visit_is_told_from_does_not_depend_on_it():
     own = next_visit.Objective(next_visit.Config(), vocab_size=50, num_specials=1, mask_id=4)
     hidden = []
     for x in (one, other):
-        batch = pack([[x]], 20)
+        batch = {**pack([[x]], 20), "ends": jnp.ones((1, 1), jnp.int32)}
         prepared = own.prepare(batch, jax.random.key(0))
         places = np.flatnonzero(np.asarray(prepared["predicts"])[0])
         assert places.tolist() == [2, 5, 8, 11, 14]

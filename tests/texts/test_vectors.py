@@ -228,7 +228,7 @@ def test_runs_and_notes_that_do_not_fit(noted, tmp_path):
             ["--config=configs/lstm.py:smoke", *settings(tmp_path / "r", tokens, folder / "v")[1:]],
             "The model lstm has no use for notes",
         ),
-        (settings(tmp_path / "r", tokens, folder / "v", "--config.data.note_states=1"), "it must be at least 2"),
+        (settings(tmp_path / "r", tokens, folder / "v", "--config.data.note_states=1"), "has room for no note"),
     ):
         assert message in refused("train", *[a.replace("notes=.", "notes=") for a in arguments])
     vectors8 = ["patients", f"--workdir={folder / 'run'}", f"--input={tokens}", f"--notes={tmp_path / 'v8'}"]

@@ -77,7 +77,7 @@ def batch(objective: str) -> dict[str, np.ndarray]:
     return made
 
 
-@pytest.mark.parametrize(("name", "bidirectional", "objective"), cases())
+@pytest.mark.parametrize(("name", "bidirectional", "objective"), list(cases()))
 def test_a_pair_has_a_step_or_says_why_not(name, bidirectional, objective):
     given = config(name, bidirectional, objective)
     legal = {"the past": True, "its visit": objective not in NEVER}.get(

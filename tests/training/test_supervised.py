@@ -130,3 +130,23 @@ def test_bad_input(toy_tokens, tmp_path, capsys):
             ]
         )
     assert "has no use for labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["regression", "hazard"])
+def test_configs_run_on_the_embedded_hospital(kind, tmp_path):
+    """Labels that are not the hospital's own are made on the spot."""
+    settings = [
+        f"--config=configs/visit_lstm.py:{kind}_smoke",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.num_steps=6",
+        "--config.eval_every=4",
+        "--config.report.enabled=False",
+        "--config.tensorboard=False",
+    ]
+    train.main(settings)
+    target = json.loads((tmp_path / "run" / "target.json").read_text())
+    assert target["kind"] == {"regression": "number", "hazard": "time"}[kind]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    told = [line["step"] for line in lines if "tuning_loss" in line]
+    assert told == [4, 6], "the last step is evaluated too"
+    train.main(settings)

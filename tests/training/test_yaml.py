@@ -34,6 +34,8 @@ def files(tmp_path_factory) -> Path:
         (folder / name).mkdir()
         records = [layout.record(rng, first + n) for n in range(count)]
         (folder / name / "0.pkl").write_bytes(pickle.dumps(records))
+    (folder / "notes").mkdir()
+    (folder / "other_notes").mkdir()
     (folder / "vocab.csv").write_text(layout.vocabulary())
     renamed = layout.vocabulary().replace("LAB//GLUCOSE", "LAB//SODIUM")
     (folder / "vocab2.csv").write_text(renamed)
@@ -78,7 +80,7 @@ def changed(given: dict, key: str, value: object) -> dict:
     return given
 
 
-def test_a_run_leaves_the_pipeline_s_files(files, tmp_path):
+def test_a_run_leaves_the_pipeline_s_files(files, tmp_path, capsys):
     path, workdir = written(base(files), tmp_path / "first.yaml"), tmp_path / "run"
     train.main([f"--yaml={path}", f"--workdir={workdir}"])
     assert (workdir / "config.yaml").read_bytes() == path.read_bytes()
@@ -95,8 +97,35 @@ def test_a_run_leaves_the_pipeline_s_files(files, tmp_path):
     assert best[trees.CODE_TABLE].shape[1] == 8 and run.model.config.num_layers == 2
     splits = json.loads((workdir / "data" / "tokens" / "dataset.json").read_text())["splits"]
     assert splits["train"]["subjects"] == 40 and splits["tuning"]["subjects"] == 10
-    # The same command goes on: there is nothing left to do.
+    # The same command goes on: there is nothing left to do. Other data in the same folder are refused.
     train.main([f"--yaml={path}", f"--workdir={workdir}"])
+    other = written(changed(base(files), "data.train_dataset_dir", str(files / "other")), tmp_path / "other.yaml")
+    with pytest.raises(SystemExit):
+        train.main([f"--yaml={other}", f"--workdir={workdir}"])
+    assert "was made of other files or other settings of data" in capsys.readouterr().err
+    assert (workdir / "config.yaml").read_bytes() == path.read_bytes()
+
+
+def test_every_epoch_has_its_losses(files, tmp_path):
+    """Epochs differ in length, since windows are cut at another place in each; all steps are in one."""
+    given = changed(base(files), "training.epochs", 5)
+    given["data"]["sequence_length"] = 8
+    workdir = tmp_path / "run"
+    train.main([f"--yaml={written(given, tmp_path / 'five.yaml')}", f"--workdir={workdir}"])
+    rows = list(csv.DictReader((workdir / "loss.log").open()))
+    assert [row["epoch"] for row in rows] == list("12345") and all(float(row["val_loss"]) > 0 for row in rows)
+    config = json.loads((workdir / "config.json").read_text())["config"]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    ends = config["eval_at"]
+    assert len({b - a for a, b in zip([0, *ends], ends)}) > 1, "all epochs of one length show nothing"
+    assert [line["step"] for line in lines if "tuning_loss" in line] == ends
+    assert json.loads((workdir / "final.json").read_text())["step"] == ends[-1]
+
+
+def test_a_number_without_a_point(files, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(base(files)).replace("lr: 0.001", "lr: 1e-3"))
+    assert yaml_configs.read(path).config["optimizer"]["learning_rate"] == 1e-3
 
 
 # key -> (another value, what it is seen in)
@@ -119,6 +148,10 @@ CHANGES = {
     "data.sequence_length": (12, lambda t: t.config["data"]["context_length"]),
     "data.shuffle": (False, lambda t: t.config["data"]["shuffle"]),
     "data.insert_static_demographic_tokens": (False, lambda t: t.static_tokens),
+    "data.clinical_notes.dir": ("other_notes", lambda t: t.notes.folder),
+    "data.clinical_notes.max_note_count": (3, lambda t: t.config["data"]["newest_notes"]),
+    "data.clinical_notes.max_tokens_per_note": (64, lambda t: t.notes.max_tokens),
+    "data.clinical_notes.encoder": ("hashing", lambda t: t.notes.encoder),
     "optimiser.type": ("adam", lambda t: t.config["optimizer"]["weight_decay"]),
     "optimiser.lr": (0.01, lambda t: t.config["optimizer"]["learning_rate"]),
     "optimiser.scheduler.warmup_steps": (5, lambda t: t.config["schedule"]["warmup_steps"]),
@@ -141,9 +174,12 @@ def test_every_key_changes_something(key, files, tmp_path):
     value, seen = CHANGES[key]
     own = key in ("model.model_dim", "model.n_heads", "model.context_length", "model.bias")
     given = base(files, {**GPT2, "context_length": 16} if own else LSTM)
+    if key.startswith("data.clinical_notes"):
+        given = base(files, {**LSTM, "type": "lstm_note"})
+        given["data"]["clinical_notes"] = {"dir": str(files / "notes"), "max_note_count": 2}
     if key == "model.type":
         given = base(files, {k: v for k, v in GPT2.items() if k != "bias"})
-    if isinstance(value, str) and value in ("other", "vocab2.csv"):
+    if isinstance(value, str) and value in ("other", "other_notes", "vocab2.csv"):
         value = str(files / value)
     before = yaml_configs.read(written(given, tmp_path / "a.yaml"))
     after = yaml_configs.read(written(changed(given, key, value), tmp_path / "b.yaml"))
@@ -185,7 +221,7 @@ def test_data_keys_reach_the_tokens_and_the_order(files, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.type", "mamba", "model.type is 'mamba'; it must be one of lstm, transformer, gpt2"),
+        ("model.type", "mamba", "model.type is 'mamba'; it must be one of lstm, lstm_note, transformer, gpt2"),
         ("model.layers", 2, "unknown key 'model.layers'; did you mean model.n_layers?"),
         ("model.n_heads", 2, "model.n_heads is no setting of the model lstm"),
         ("model.bias", True, "model.bias is no setting of the model lstm"),
@@ -198,6 +234,11 @@ def test_data_keys_reach_the_tokens_and_the_order(files, tmp_path):
         ("loss_function.type", "focal", "loss_function.type is 'focal'; only cross_entropy is known"),
         ("training.device", "tpu", "training.device is 'tpu'; it must be cuda or cpu"),
         ("training.epochs", None, "lacks the key training.epochs"),
+        ("optimiser.lr", float("nan"), "optimiser.lr is nan"),
+        ("optimiser.lr", "fast", "optimiser.lr is 'fast'; it must be a number"),
+        ("data.sequence_length", 4, "data.sequence_length is 4; it must be at least 8"),
+        ("model.dropout", 1.5, "model.dropout is 1.5"),
+        ("data.clinical_notes", {"dir": "x"}, "data.clinical_notes.dir is no setting of the model lstm"),
     ],
 )
 def test_bad_input(key, value, message, files, tmp_path, capsys):
