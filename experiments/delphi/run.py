@@ -1,13 +1,14 @@
 """Ten-year risks from sampled lives: a decoder over ages on Delphi's simulated histories, beside logistic regression.
 
-    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--steps=1500] [--samples=64] [--output=FILE.json]
+    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--models=1] [--steps=1500] [--samples=64]
+        [--output=FILE.json]
 
 DIR holds train.bin and labels.csv of https://github.com/gerstung-lab/Delphi (data/ukb_simulated_data). Split by person
-into folds, each held out once: of the others a tenth is for tuning, and the model is trained on the rest. For the
-people of the fold futures are sampled from age 70 (death) and from 60 (a first I25, E11, J44, N18 of those without),
-and the ten-year risks compared with logistic regression on sex and the bag of codes by that age, fitted on the same
-people for each question, its penalty chosen on the same tuning people. AUROCs are means over folds; intervals resample
-people within folds. A step that is finished in --work is not done again.
+into folds, each held out once: of the others a tenth is for tuning, and the model is trained on the rest (--models of
+them, whose risks are averaged). For the people of the fold futures are sampled from age 70 (death) and from 60 (a first
+I25, E11, J44, N18 of those without), and the ten-year risks compared with logistic regression on sex and the bag of codes
+by that age, fitted on the same people for each question, its penalty chosen on the same tuning people. AUROCs are means
+over folds; intervals resample people within folds. A step that is finished in --work is not done again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +38,6 @@ YEAR = 365.25 * 86_400_000_000
 def verb(*arguments: object) -> None:
     """Runs a verb of ehrjax."""
     subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True)
-
-
-def once(path: Path, make: Callable[[Path], None]) -> Path:
-    """Makes a folder that is not there yet."""
-    if not path.exists():
-        make(path)
-    return path
 
 
 def split(meds: Path, folder: Path, fold: int, folds: int) -> None:
@@ -107,17 +100,14 @@ def logistic(frames: dict[str, pl.DataFrame], size: int) -> np.ndarray:
     return best[1].predict_proba(x["held_out"])[:, 1]
 
 
-def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
-    """One fold: a question's truth, and AUROCs of the model and of logistic regression with their resampled values."""
-    from ehrjax.data import token_dataset
-    from ehrjax.metrics import discrimination
-
-    tokens, run = folder / "tokens", folder / "run"
+def trained(folder: Path, seed: int, args: argparse.Namespace) -> Path:
+    """The run of one model on the people of a fold."""
+    run = folder / f"run{seed}"
     verb(
         "ehrjax.train",
         "--config=configs/decoder.py:timed",
         f"--workdir={run}",
-        f"--config.data.path={tokens}",
+        f"--config.data.path={folder / 'tokens'}",
         "--config.data.context_length=64",
         "--config.data.max_segments=8",
         "--config.model.num_layers=2",
@@ -134,32 +124,51 @@ def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
         "--config.eval_every=100",
         "--config.schedule.warmup_steps=60",
         "--config.report.enabled=False",
-        f"--config.seed={args.seed}",
+        f"--config.seed={seed}",
     )
-    dataset = token_dataset.open_tokens(tokens)
+    return run
+
+
+def sampled(folder: Path, age: int, args: argparse.Namespace) -> pl.DataFrame:
+    """Of everybody alive at an age the risk of each question of that age: the mean over the models, a row each."""
+    told = []
+    for seed in range(args.seed, args.seed + args.models):
+        output = folder / f"run{seed}-from{age}"
+        if not output.exists():
+            verb(
+                "ehrjax.generate",
+                f"--workdir={folder / f'run{seed}'}",
+                f"--input={folder / 'tokens'}",
+                f"--at=age:{age}",
+                *(f"--task={name}={code}@{YEARS}y" for name, (at, code) in QUESTIONS.items() if at == age),
+                f"--samples={-(-args.samples // args.models)}",
+                f"--max_tokens={args.max_tokens}",
+                "--no_trajectories",
+                f"--output={output}",
+            )
+        told.append(pl.read_parquet(output / "risks.parquet"))
+    keys = ["subject_id", "prediction_time", "task"]
+    return pl.concat(told).group_by(keys, maintain_order=True).agg(pl.col("combined", "truncated").mean())
+
+
+def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
+    """One fold: a question's truth, and AUROCs of the models and of logistic regression with their resampled values."""
+    from ehrjax.data import token_dataset
+    from ehrjax.metrics import discrimination
+
+    for seed in range(args.seed, args.seed + args.models):
+        trained(folder, seed, args)
+    dataset = token_dataset.open_tokens(folder / "tokens")
     strings = dataset.vocabulary.strings
-    dead = strings.index("MEDS_DEATH")
     everybody = dataset.split("held_out").subject_ids
     result = {}
     for age in sorted({age for age, _ in QUESTIONS.values()}):
+        dead = strings.index("MEDS_DEATH")
         people = {name: histories(dataset.split(name), age, dead) for name in ("train", "tuning", "held_out")}
-        here = {name: code for name, (at, code) in QUESTIONS.items() if at == age}
-        futures = once(
-            folder / f"from{age}",
-            lambda path: verb(
-                "ehrjax.generate",
-                f"--workdir={run}",
-                f"--input={tokens}",
-                f"--at=age:{age}",
-                *(f"--task={name}={code}@{YEARS}y" for name, code in here.items()),
-                f"--samples={args.samples}",
-                f"--max_tokens={args.max_tokens}",
-                "--no_trajectories",
-                f"--output={path}",
-            ),
-        )
-        risks = pl.read_parquet(futures / "risks.parquet")
-        for name, code in here.items():
+        risks = sampled(folder, age, args)
+        for name, (at, code) in QUESTIONS.items():
+            if at != age:
+                continue
             frames = {part: asked(frame, strings.index(code)) for part, frame in people.items()}
             told = frames["held_out"].join(
                 risks.filter(pl.col("task") == name), on=["subject_id", "prediction_time"], maintain_order="left"
@@ -190,26 +199,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(folds=5, only=0, steps=1500, samples=64, max_tokens=96, seed=0).items():
+    for name, default in dict(folds=5, only=0, models=1, steps=1500, samples=64, max_tokens=96, seed=0).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--output")
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="delphi-"))
     work.mkdir(parents=True, exist_ok=True)
-    meds = once(
-        work / "meds",
-        lambda path: verb("ehrjax.prepare", "events", "--source=delphi", f"--input={args.data}", f"--output={path}"),
-    )
-    recipe = "--config=configs/tokens/lifelong.py:ages"
+    meds = work / "meds"
+    if not meds.exists():
+        verb("ehrjax.prepare", "events", "--source=delphi", f"--input={args.data}", f"--output={meds}")
     folds = []
     for fold in range(args.only or args.folds):
         folder = work / f"fold{fold}"
         folder.mkdir(exist_ok=True)
-        own = once(folder / "meds", lambda path: split(meds, path, fold, args.folds))  # noqa: B023
-        once(
-            folder / "tokens",
-            lambda path: verb("ehrjax.prepare", "tokens", recipe, f"--input={own}", f"--output={path}"),  # noqa: B023
-        )
+        if not (folder / "meds").exists():
+            split(meds, folder / "meds", fold, args.folds)
+        if not (folder / "tokens").exists():
+            given = f"--input={folder / 'meds'}", f"--output={folder / 'tokens'}"
+            verb("ehrjax.prepare", "tokens", "--config=configs/tokens/lifelong.py:ages", *given)
         folds.append(compared(folder, args))
     rows, values, draws = {}, [], []
     for name, (age, _) in QUESTIONS.items():
