@@ -6,9 +6,9 @@
 DIR holds train.bin and labels.csv of https://github.com/gerstung-lab/Delphi (data/ukb_simulated_data). Split by person
 into folds, each held out once: of the others a tenth is for tuning, and the model is trained on the rest (--models of
 them, whose risks are averaged). For the people of the fold futures are sampled from age 70 (death) and from 60 (a first
-I25, E11, J44, N18 of those without), and the ten-year risks compared with logistic regression on sex and the bag of codes
-by that age, fitted on the same people for each question, its penalty chosen on the same tuning people. AUROCs are means
-over folds; intervals resample people within folds. A step that is finished in --work is not done again.
+I25, E11, J44, N18 of those without), and the ten-year risks compared with logistic regression on sex and the bag of
+codes by that age, fitted on the same people for each question, its penalty chosen on the same tuning people. AUROCs are
+means over folds; intervals resample people within folds. A step that is finished in --work is not done again.
 """
 
 from __future__ import annotations
