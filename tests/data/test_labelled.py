@@ -111,9 +111,9 @@ def test_kinds(toy_tokens):
     strange = labels("integer_value", integer_value=[9, 1, 3, 2])
     assert labelled.values_of(strange, target)[1].tolist() == [False, True, True, True]
     codes = labels("boolean_value", boolean_value=[True] * 4, label_codes=[["b", "a"], [], ["a"], ["z"]])
-    target = labelled.target_of(codes, train, {"a", "b"})
-    assert (target.kind, target.names) == ("codes", ("a", "b"))
-    assert labelled.values_of(codes, target)[0].tolist() == [[1, 1], [0, 0], [1, 0], [0, 0]]
+    target = labelled.target_of(codes, train)
+    assert (target.kind, target.names) == ("codes", ("a", "b", "z"))
+    assert labelled.values_of(codes, target)[0].tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]]
     times = labels(
         "boolean_value", boolean_value=[True] * 4, event_time_days=[1.5, 2, 3, 4], censored=[False, True, True, False]
     )
