@@ -116,8 +116,7 @@ def _asked(args: argparse.Namespace, splits: Sequence[Any], run: Any, horizon: i
         tokens = None
         if args.at.startswith(asking.AFTER):
             tokens = events.tokens_of(run.vocabulary, [args.at.removeprefix(asking.AFTER)], where="--at")
-        ends = events.ends(run.vocabulary, [])
-        asked, known, name = asking.at(splits, args.at, tokens=tokens, ends=ends, offset=offset), None, ""
+        asked, known, name = asking.at(splits, args.at, tokens=tokens, offset=offset), None, ""
     else:
         if offset:
             raise InputError("--offset goes with --at; labels have prediction times of their own.")

@@ -84,7 +84,9 @@ def _train_yaml(path: Path, args: argparse.Namespace) -> None:
             if jax.default_backend() == "cpu":
                 print("training.device is cuda, but there is no GPU here: training on the CPU", flush=True)
         train(config, workdir, args)
-    if (workdir / "final.json").exists():  # not where it was interrupted
+    final = workdir / "final.json"
+    # Not where it was interrupted, perhaps behind the end of an earlier, shorter run.
+    if final.exists() and files.read_json(final, what="run")["step"] == config["eval_at"][-1]:
         yaml_runs.leave(workdir, config, path, ehrjax.load(workdir).params)
 
 

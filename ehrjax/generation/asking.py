@@ -19,9 +19,7 @@ AGE = "age:"
 _EPOCH = datetime.datetime(1970, 1, 1)
 
 
-def at(
-    splits: Sequence[Split], text: str, *, tokens: np.ndarray | None = None, ends: np.ndarray, offset: int = 0
-) -> pl.DataFrame:
+def at(splits: Sequence[Split], text: str, *, tokens: np.ndarray | None = None, offset: int = 0) -> pl.DataFrame:
     """Every subject of the splits once, with its prediction time.
 
     Args:
@@ -29,12 +27,11 @@ def at(
       text: 'last' (the time of the last token), 'after:...' (the last time at which one of `tokens` stands), 'age:60'
         (so many years after birth), or a date or time (ISO 8601) for all.
       tokens: [V] bool, for 'after:'.
-      ends: [V] bool, the tokens after which nothing comes (death).
       offset: minutes to add.
 
     Returns:
       subject_id, prediction_time (datetime[us]). Subjects without a time (no timed token, none of the tokens, no birth,
-      nothing on record by then) are left out, and those whose record has ended by then.
+      nothing on record by then) are left out. Who is dead by then `alive` tells.
 
     Raises:
       InputError: the text is none of these, or nobody is left.
@@ -47,9 +44,7 @@ def at(
             time = time_of(subject)
             if time is not None:
                 time += offset * MICROSECONDS_PER_MINUTE
-                timed = subject.times[subject.num_static :]
-                known = subject.tokens[subject.num_static :][timed <= time]
-                if len(known) and not ends[known].any():
+                if (subject.times[subject.num_static :] <= time).any():
                     rows.append((subject.subject_id, time))
     if not rows:
         raise InputError(f"--at={text} leaves no subject of {', '.join(s.name for s in splits)} to ask about.")

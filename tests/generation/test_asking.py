@@ -29,6 +29,10 @@ class Split:
     def subject(self, index):
         return self.subjects[index]
 
+    @property
+    def subject_ids(self):
+        return np.array([subject.subject_id for subject in self.subjects])
+
 
 def subject(number, times, tokens, birth=0):
     days = [0, *(round(t) for t in times)]
@@ -46,7 +50,7 @@ SPLIT = Split(
 
 
 def asked(text, **more):
-    frame = asking.at([SPLIT], text, ends=ENDS, **more)
+    frame, _ = asking.alive([SPLIT], asking.at([SPLIT], text, **more), ENDS)
     return dict(zip(frame["subject_id"], frame["prediction_time"].to_physical()))
 
 
