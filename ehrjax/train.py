@@ -160,7 +160,7 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     from ehrjax.core import rng, trees
     from ehrjax.core.writer import Writer
     from ehrjax.data import labelled, pipeline, tfds, token_dataset
-    from ehrjax.evals import tuning
+    from ehrjax.evals import labelled_tuning, tuning
     from ehrjax.training import initial, loop, noted, optimizer, run, state, step, targets
     from ehrjax.training import workdir as workdirs
 
@@ -185,7 +185,7 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
         path = str(tfds.tokens_of(path, workdir / "data") if published else workdir / "data" / "tokens")
         labels, notes = (config["data"].get(name, "") for name in ("labels", "notes"))
         if make:  # what others than the first process find there
-            labels, notes = str(make() or ""), str(workdir / "data" / "notes") if notes else ""
+            labels, notes = make(), str(workdir / "data" / "notes") if notes else ""
         config = {**config, "data": {**config["data"], "path": path, "labels": labels, "notes": notes}}
     dataset = token_dataset.open_tokens(path)
     config, target = targets.resolve(noted.resolve(config), dataset)
@@ -228,6 +228,10 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
     tuning_batches = tuning.SplitBatches(
         tuning_split, settings, mesh, parts.fields, config["batch_size"], config["seed"]
     )
+    if target is None:
+        evaluator = tuning.TuningLoss(tuning_batches, evaluate)
+    else:
+        evaluator = labelled_tuning.TuningScores(tuning_batches, evaluate, target)
     result = loop.fit(
         parts,
         step.make_train_step(parts.model, parts.objective, chosen, schedule, optimizing.accumulate),
@@ -246,10 +250,11 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
             eval_at=tuple(config["eval_at"]),
             checkpoint_every=config["checkpoint_every"],
             patience=config["early_stopping"]["patience"],
+            metric=config["early_stopping"]["metric"],
             profile_start=config["profile"]["start"],
             profile_steps=config["profile"]["steps"],
         ),
-        evaluators=[tuning.TuningLoss(tuning_batches, evaluate)],
+        evaluators=[evaluator],
         workdir=workdir,
         make_writer=lambda start: Writer(
             workdir,
@@ -278,7 +283,8 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
             "reason": result.reason,
             "params_sha256": digest,
             "best_step": None if result.progress.best is None else result.progress.best_step,
-            "best_tuning_loss": result.progress.best,
+            "best_metric": config["early_stopping"]["metric"],
+            "best_value": result.progress.best,
         },
     )
     if config["report"]["enabled"] and jax.process_count() == 1:

@@ -34,6 +34,10 @@ def from_argv(argv: Sequence[str]) -> ConfigDict:
     path = given[-1].split("=", 1)[1].split(":", 1)[0]
     if not Path(path).is_file():
         raise InputError(f"The config file {path} does not exist.")
+    if checkpoint := _checkpoint(argv, path):
+        recipe = given[-1] + ("" if ":" in given[-1] else ":") + f"@{checkpoint}"
+        argv = [recipe if argument is given[-1] else argument for argument in argv]
+        given = [recipe]
     known = _parse([given[-1]])
     keys = set(flatten(known))
     for argument in argv:
@@ -43,6 +47,14 @@ def from_argv(argv: Sequence[str]) -> ConfigDict:
             hint = f"; did you mean {close[0]!r}?" if close else "."
             raise InputError(f"The config {path} has no key {name.removeprefix('config.')!r}{hint}")
     return _parse(argv)
+
+
+def _checkpoint(argv: Sequence[str], path: str) -> str:
+    """The run that a recipe starts from, for a recipe that takes its model from there (STARTS_FROM_RUN)."""
+    given = [a.split("=", 1)[1] for a in argv if a.startswith("--config.init.checkpoint=")]
+    if not given or "STARTS_FROM_RUN" not in Path(path).read_text(encoding="utf-8"):
+        return ""
+    return given[-1]
 
 
 def _parse(argv: Sequence[str]) -> ConfigDict:

@@ -15,9 +15,9 @@ from ehrjax.core.errors import InputError
 from ehrjax.data.notes import Notes
 from ehrjax.data.token_dataset import Split, Subject
 from ehrjax.data.windows import Windows
-from ehrjax.ingest.labels import reading
+from ehrjax.ingest.labels import reading, several
 
-KINDS = ("yes_no", "classes", "codes", "number", "time")
+KINDS = ("yes_no", "classes", "codes", "tasks", "number", "time")
 NO_HISTORY = "nothing on record by the prediction time"
 NO_SUBJECT = "subject is in no split of the tokens"
 ELSEWHERE = "of another split"
@@ -29,8 +29,9 @@ class Target:
 
     Attributes:
       kind: yes_no (one column, 0 or 1), classes (one column, the number of the class), codes (a column a code, 0 or 1),
-        number (one column) or time (two columns: days to the event or to censoring, and 1 for an event).
-      names: of the classes or codes, in order of their numbers; else empty.
+        tasks (a column a task, 0 or 1, NaN where it is not asked), number (one column) or time (two columns: days to
+        the event or to censoring, and 1 for an event).
+      names: of the classes, codes or tasks, in order of their numbers; else empty.
     """
 
     kind: str
@@ -39,7 +40,7 @@ class Target:
     @property
     def columns(self) -> int:
         """Numbers a label."""
-        return {"codes": len(self.names), "time": 2}.get(self.kind, 1)
+        return {"codes": len(self.names), "tasks": len(self.names), "time": 2}.get(self.kind, 1)
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,17 @@ class LabelledSplit:
         return self.split.subject(index)
 
 
-def target_of(labels: reading.Labels, train: Split) -> Target:
+def target_of(labels: reading.Labels, train_subjects: np.ndarray) -> Target:
     """What the labels of a task are; classes and codes are those of subjects in train.
 
     Args:
       labels: of one task.
-      train: the train split of the tokens.
+      train_subjects: ids of the subjects in train.
 
     Raises:
       InputError: the labels of train have fewer than two classes, or no code.
     """
-    frame = labels.frame.filter(pl.col("subject_id").is_in(pl.Series(train.subject_ids).implode()))
+    frame = labels.frame.filter(pl.col("subject_id").is_in(pl.Series(train_subjects, dtype=pl.Int64).implode()))
     if "event_time_days" in frame.columns:
         return Target("time")
     if "label_codes" in frame.columns:
@@ -106,6 +107,8 @@ def target_of(labels: reading.Labels, train: Split) -> Target:
         if not names:
             raise InputError(f"The labels {labels.name} of subjects in train hold no code to predict.")
         return Target("codes", tuple(names))
+    if labels.value == several.ANSWERS:
+        return Target("tasks", tuple(labels.info["tasks"]))
     if labels.value == "boolean_value":
         return Target("yes_no")
     if labels.value == "float_value":
@@ -173,6 +176,8 @@ def values_of(labels: reading.Labels, target: Target) -> tuple[np.ndarray, np.nd
     """[N, K] float32 targets, and [N] bool which of them are known (a class that train lacks is not)."""
     frame = labels.frame
     known = np.ones(len(frame), bool)
+    if target.kind == "tasks":
+        return np.array(frame[several.ANSWERS].to_list(), np.float32).reshape(len(frame), len(target.names)), known
     if target.kind == "time":
         columns = [frame["event_time_days"].to_numpy(), (~frame["censored"]).to_numpy()]
         return np.stack(columns, axis=1).astype(np.float32), known
@@ -196,8 +201,8 @@ def describe(part: LabelledSplit, target: Target, name: str) -> str:
     """One line about the labels of a split."""
     aside = "; ".join(f"{count:,} {reason}" for reason, count in part.set_aside.items() if reason != ELSEWHERE)
     facts = f"{len(part):,} labels"
-    if target.kind in ("yes_no", "codes"):
-        facts += f", {int(part.labels.sum()):,} positive"
+    if target.kind in ("yes_no", "codes", "tasks"):
+        facts += f", {int(np.nansum(part.labels)):,} positive"
     return f"{name}: {facts}" + (f" (set aside: {aside})" if aside else "")
 
 

@@ -20,7 +20,7 @@ from ehrjax.core.batch import Batch
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled, notes, packing, token_dataset, windows
 from ehrjax.data import rows as filling
-from ehrjax.ingest.labels import reading
+from ehrjax.ingest.labels import reading, several
 from ehrjax.ingest.meds import TRAIN
 
 AnySplit = token_dataset.Split | labelled.LabelledSplit
@@ -38,7 +38,8 @@ class Settings:
       prefetch: batches read ahead.
       eval_batches: tuning batches per evaluation; 0 takes them all.
       shuffle: another order and other cuts each epoch; otherwise subjects come in the order of the files.
-      labels: a label folder or file; then a window is what a label asks about, and carries it.
+      labels: a label folder or file; then a window is what a label asks about, and carries it. Several, with commas:
+        the answers to several yes-or-no tasks, learnt together.
       decode: see ingest.labels.reading.
       notes: a folder of note vectors (data.notes); then a token carries the mean of the notes before it.
       newest_notes: how many of the newest notes that mean takes; 0 takes all.
@@ -91,6 +92,10 @@ class Epoch:
 
 def read_labels(settings: Settings) -> reading.Labels:
     """The labels that the settings name."""
+    if "," in settings.labels:
+        if settings.decode:
+            raise InputError("config.data.decode is for the labels of one task; leave it empty for several.")
+        return several.read_several(settings.labels.split(","))
     return reading.read_labels(settings.labels, decode=settings.decode)
 
 
@@ -102,7 +107,7 @@ def open_split(dataset: token_dataset.TokenDataset, name: str, settings: Setting
     if not settings.labels:
         return split
     labels = read_labels(settings)
-    target = labelled.target_of(labels, split if name == TRAIN else dataset.split(TRAIN))
+    target = labelled.target_of(labels, (split if name == TRAIN else dataset.split(TRAIN)).subject_ids)
     return labelled.join(split, labels, target, context_length=settings.context_length, where=dataset.folder)
 
 

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ehrjax.core import files, trees
-from ehrjax.core.batch import Batch
 from ehrjax.core.errors import InputError
-from ehrjax.data import rows, windows
+from ehrjax.data import windows
 from ehrjax.data.notes import Notes
 from ehrjax.data.rows import Window
 from ehrjax.data.token_dataset import Split, Subject, TokenDataset
+from ehrjax.evals import packed
 from ehrjax.evals.vector_files import Vectors, as_table, check_output, joined, savez, write
 
 POOLS = ("cls", "mean", "max", "last")
-GROUP, ROWS, SEGMENTS = 512, 8, 16
+GROUP, ROWS = 512, 8
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,26 +36,10 @@ def hidden_states(run: Any, content: Sequence[Window]) -> Iterator[tuple[int, np
     Yields:
       (index of the window, [tokens, D] float32), in the order in which they are done.
     """
-    for batch, placed in _batches(run, content, ROWS):
+    for batch, placed in packed.batches(run, content, ROWS):
         hidden = np.asarray(run.encode(batch), np.float32)
-        for i, row, span in placed:
-            yield i, hidden[row, span]
-
-
-def _batches(run: Any, content: Sequence[Window], size: int) -> Iterator[tuple[Batch, list[tuple[int, int, slice]]]]:
-    """Windows packed in batches of `size` rows; for each window in a batch its index, its row and its place there."""
-    context, states = run.config["data"]["context_length"], run.config["data"].get("note_states", 0)
-    lengths = [subject.num_static + stop - start for subject, start, stop in content]
-    plan = rows.plan_rows(content, context, SEGMENTS, states)
-    for first in range(0, len(plan), size):
-        batch, placed = rows.empty(size, context, SEGMENTS, rows.noted(content, context, states)), []
-        for row, members in enumerate(plan.row(i) for i in range(first, min(first + size, len(plan)))):
-            rows.fill(batch, row, [content[i] for i in members])
-            at = 0
-            for i in members.tolist():
-                placed.append((i, row, slice(at, at + lengths[i])))
-                at += lengths[i]
-        yield batch, placed
+        for at in placed:
+            yield at.window, hidden[at.row, at.span]
 
 
 def pooled(hidden: np.ndarray, real: np.ndarray, pool: str) -> np.ndarray:
@@ -235,17 +219,17 @@ def received_attention(run: Any, splits: Sequence[Split], *, progress: Progress 
     total, counts = None, np.zeros(size, np.int64)
     for subjects in _groups(splits, progress):
         content, _ = _tiled(subjects, run.config["data"]["context_length"])
-        for batch, placed in _batches(run, content, 1):
+        for batch, placed in packed.batches(run, content, 1):
             # [layers, heads, queries, keys] of the one row; queries of other windows have no weight on its keys.
             received = run.attention(batch)[:, 0].sum(axis=2, dtype=np.float64)
-            for i, row, span in placed:
-                subject, start, _ = content[i]
+            for at in placed:
+                subject, start, _ = content[at.window]
                 # As in contextual_codes.
                 skip = subject.num_static if start > subject.num_static else 0
-                shown = batch["tokens"][row, span][skip:]
+                shown = batch["tokens"][at.row, at.span][skip:]
                 if total is None:
                     total = np.zeros((size, *received.shape[:2]), np.float64)
-                np.add.at(total, shown, np.moveaxis(received[:, :, span], 2, 0)[skip:])
+                np.add.at(total, shown, np.moveaxis(received[:, :, at.span], 2, 0)[skip:])
                 counts += np.bincount(shown, minlength=size)
     if total is None:
         raise InputError("The dataset holds no tokens.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from ehrjax.core.errors import InputError
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -30,6 +33,101 @@ class Estimate:
         """The same as JSON values (NaN becomes None)."""
         value = None if np.isnan(self.value) else float(self.value)
         return {"value": value, "low": self.low, "high": self.high, "subjects": self.subjects}
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """One population's resamples, drawn once: whatever is computed on them is paired, across models and across tasks.
+
+    Attributes:
+      subjects: [S] the population, sorted, each once.
+      counts: [R, S] int32: how often each subject is drawn.
+    """
+
+    subjects: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, subject_ids: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
+        """The resamples of a population.
+
+        Args:
+          subject_ids: [N] in any order, repeats allowed.
+          resamples: R.
+          seed: the same seed and the same population draw the same subjects.
+        """
+        subjects = np.unique(subject_ids)
+        if not len(subjects):
+            return cls(subjects, np.zeros((resamples, 0), np.int32))
+        return cls(subjects, resample_counts(len(subjects), resamples=resamples, seed=seed))
+
+    def places(self, subjects: np.ndarray) -> np.ndarray:
+        """[N] int64: the column of `counts` of each row's subject.
+
+        Raises:
+          InputError: a subject is not in the population.
+        """
+        subjects = np.asarray(subjects)
+        found = np.searchsorted(self.subjects, subjects)
+        known = np.zeros(len(subjects), bool)
+        inside = found < len(self.subjects)
+        known[inside] = self.subjects[found[inside]] == subjects[inside]
+        if not known.all():
+            raise InputError(f"subject {subjects[~known][0]} is not in the resampled population; resample all subjects")
+        return found
+
+    def chunks(self, subjects: np.ndarray | None = None, size: int = _CHUNK) -> Iterator[tuple[slice, np.ndarray]]:
+        """The weights of rows, some resamples at a time, so that memory stays bounded.
+
+        Args:
+          subjects: [N] whose row it is; None: one row a subject of the population, in its order.
+          size: the most resamples at a time.
+
+        Yields:
+          The resamples as a slice, and their weights [chunk, N] float64, laid out so that a row's weights are
+          neighbours in memory, which is what the metrics read fastest.
+        """
+        places = None if subjects is None else self.places(subjects)
+        for start in range(0, len(self.counts), size):
+            part = slice(start, min(start + size, len(self.counts)))
+            columns = np.ascontiguousarray(self.counts[part].T, np.float64)
+            yield part, (columns if places is None else columns[places]).T
+
+    def sums(self, rows: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+        """Weighted sums over rows: added up by subject once, then one product with the counts.
+
+        Args:
+          rows: [N, K] float.
+          subjects: [N] whose row it is.
+
+        Returns:
+          [R, K] float64.
+        """
+        places, rows = self.places(subjects), np.asarray(rows, np.float64)
+        by_subject = np.zeros((len(self.subjects), rows.shape[1]))
+        for k in range(rows.shape[1]):
+            by_subject[:, k] = np.bincount(places, rows[:, k], minlength=len(self.subjects))
+        found = np.zeros((len(self.counts), rows.shape[1]))
+        for start in range(0, len(self.counts), _CHUNK):
+            found[start : start + _CHUNK] = self.counts[start : start + _CHUNK].astype(np.float64) @ by_subject
+        return found
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, float64; NaN where nothing is counted below."""
+    above, below = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+
+
+def mean_defined(values: np.ndarray) -> np.ndarray:
+    """The mean over the first axis, NaN left out; NaN where all are."""
+    there = ~np.isnan(values)
+    return ratio(np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0))
+
+
+def row_weights(weights: np.ndarray | None, rows: int) -> np.ndarray:
+    """[R, N] float64: the weights given, or for None one weighting in which all rows count once."""
+    return np.ones((1, rows)) if weights is None else np.asarray(weights, np.float64)
 
 
 def resample_counts(subjects: int, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

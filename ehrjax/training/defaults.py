@@ -60,7 +60,7 @@ def get() -> ConfigDict:
     config.optimizer.accumulate = 1
 
     config.schedule = ConfigDict(dict(name="warmup_cosine", warmup_steps=500, lr_min_ratio=0.1))
-    config.early_stopping = ConfigDict(dict(patience=0))
+    config.early_stopping = ConfigDict(dict(patience=0, metric="tuning_loss"))
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
     config.profile = ConfigDict(dict(start=10, steps=0))
     config.tensorboard = True

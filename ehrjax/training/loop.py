@@ -23,6 +23,9 @@ from ehrjax.data import pipeline
 from ehrjax.training.run import Parts, select
 from ehrjax.training.state import TrainState
 
+# Beginnings of the names of metrics that rise as a model gets better.
+RISING = ("auroc", "average_precision", "accuracy", "c_index", "top", "r2")
+
 # Called with the parameters; gives named numbers about the tuning split.
 Evaluator = Callable[[Any], Mapping[str, float]]
 
@@ -36,7 +39,7 @@ class Cadence:
       log_every, eval_every, checkpoint_every: cadences. Where there is evaluation at all the last step has one too.
       eval_at: further steps to evaluate at.
       patience: evaluations without improvement of `metric` after which the run stops; 0 never stops early.
-      metric: the tuning metric that decides which checkpoint is best (lower is better).
+      metric: the tuning metric that decides which checkpoint is best; see `rises`.
       profile_start, profile_steps: trace these steps into DIR/profile.
     """
 
@@ -49,6 +52,17 @@ class Cadence:
     profile_start: int = 0
     profile_steps: int = 0
     eval_at: tuple[int, ...] = ()
+
+    @property
+    def rises(self) -> bool:
+        """Whether more of the metric is better; of losses and errors less is."""
+        return self.metric.removeprefix("tuning_").startswith(RISING)
+
+    def better(self, value: float, best: float | None) -> bool:
+        """Whether a value of the metric is better than the best so far (None: there is none); NaN never is."""
+        if math.isnan(value):
+            return False
+        return best is None or (value > best if self.rises else value < best)
 
     def evaluates(self, step: int) -> bool:
         """Whether there is an evaluation after a step."""
@@ -161,7 +175,7 @@ class _Reporter:
             now = time.perf_counter()
             seconds = self._seconds + now - self._mark
             rate = self._tokens / max(seconds, 1e-9)
-            self._writer.write(step, **values, tokens_per_second=rate)
+            self._writer.write(step, **values, tokens_per_second=rate, seconds=seconds)
             if not self._quiet:
                 left = (self._cadence.num_steps - step) * seconds / max(step - self._logged, 1)
                 print(
@@ -330,13 +344,17 @@ def _evaluate(
         values.update(evaluator(state.params))
     if not values:
         return
-    writer.write(step, **values)
+    # JSON has no NaN: what is not defined (an AUROC of one class) is left out.
+    writer.write(step, **{name: value for name, value in values.items() if not math.isnan(value)})
     if not quiet:
         print(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()), flush=True)
-    metric = values.get(cadence.metric)
-    if metric is None:
-        return
-    if not math.isnan(metric) and (progress.best is None or metric < progress.best):
+    if cadence.metric not in values:
+        raise RunError(
+            f"config.early_stopping.metric is {cadence.metric!r}, but the tuning split gives {', '.join(values)}; "
+            "choose one of those."
+        )
+    metric = values[cadence.metric]
+    if cadence.better(metric, progress.best):
         progress.best, progress.best_step, progress.bad_evals = metric, step, 0
         best.save(step, {"params": state.params}, {"step": step, cadence.metric: metric})
     else:

@@ -57,13 +57,20 @@ class Parts:
         return {"model": variables["params"], **({"head": head["params"]} if head else {})}
 
 
+def sees_future(model: ModuleType, config: Any = None) -> bool | str:
+    """Whether a position of a model depends on later ones: True, False, or 'visit' for those of its own visit.
+
+    A model says it by SEES_FUTURE, or, where it depends on its settings, by `sees_future(config)`.
+    """
+    return model.sees_future(config) if hasattr(model, "sees_future") else model.SEES_FUTURE
+
+
 def check_pair(model: ModuleType, objective: ModuleType, model_config: Any = None) -> None:
     """Raises InputError for a model that shows a position its future under an objective that predicts it.
 
-    A model says it by SEES_FUTURE, or, where it depends on its settings, by `sees_future(config)`: True, False, or
-    'visit' for the later tokens of a position's own visit. An objective says by ALLOWS_FUTURE what it can stand.
+    An objective says by ALLOWS_FUTURE what it can stand of what `sees_future` says.
     """
-    sees = model.sees_future(model_config) if hasattr(model, "sees_future") else model.SEES_FUTURE
+    sees = sees_future(model, model_config)
     if sees and objective.ALLOWS_FUTURE not in (True, sees):
         names = model.__name__.rsplit(".", 1)[-1], objective.__name__.rsplit(".", 1)[-1]
         raise InputError(

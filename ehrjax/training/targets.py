@@ -19,7 +19,8 @@ def resolve(
 ) -> tuple[dict[str, Any], labelled.Target | None]:
     """The config with the objective's settings that hang on the labels, and what the labels are.
 
-    Classification gets `kind` and `outputs`, regression `centre` and `scale`; all from subjects in train.
+    Classification gets `kind` and `outputs`, and `class_weights` if it is balanced; regression `centre` and `scale`;
+    all from subjects in train.
 
     Raises:
       InputError: an objective without the labels that it needs, or with labels that it cannot use.
@@ -35,7 +36,7 @@ def resolve(
         raise InputError(f"The objective {name} has no use for labels; leave config.data.labels empty.")
     settings = pipeline.Settings(**config["data"])
     labels = pipeline.read_labels(settings)
-    target = labelled.target_of(labels, dataset.split("train"))
+    target = labelled.target_of(labels, dataset.split("train").subject_ids)
     if target.kind not in kinds:
         raise InputError(
             f"The labels {path} are of the kind {target.kind}, which the objective {name} cannot be trained on "
@@ -45,12 +46,35 @@ def resolve(
     if "kind" in module.Config.__dataclass_fields__:
         objective["kind"] = target.kind
         objective["outputs"] = len(target.names) if target.names else 1
+    if objective.get("balanced"):
+        train = pipeline.open_split(dataset, "train", settings)
+        objective["class_weights"] = balanced_weights(train.labels, target)
     if "centre" in module.Config.__dataclass_fields__:
         train = pipeline.open_split(dataset, "train", settings)
         spread = float(np.std(train.labels, dtype=np.float64))
         objective["centre"] = round(float(np.mean(train.labels, dtype=np.float64)), 6)
         objective["scale"] = round(spread, 6) if spread > 1e-6 else 1.0
     return {**config, "objective": objective}, target
+
+
+def balanced_weights(labels: np.ndarray, target: labelled.Target) -> tuple[float, ...]:
+    """Weights under which all classes weigh the same, or both answers of a code or task.
+
+    Args:
+      labels: [N, K] of train.
+      target: what they are.
+
+    Returns:
+      Of classes N / (classes * count) each, so that their mean over the labels is 1; otherwise no / yes, an output
+      each. Where a class or a yes does not occur, 1.
+    """
+    if target.kind == "classes":
+        counts = np.bincount(labels[:, 0].astype(np.int64), minlength=len(target.names))
+        weights = len(labels) / (len(counts) * np.maximum(counts, 1))
+    else:
+        counts = np.nansum(labels, axis=0)
+        weights = (np.count_nonzero(~np.isnan(labels), axis=0) - counts) / np.maximum(counts, 1)
+    return tuple(round(float(w), 6) if c and w else 1.0 for w, c in zip(weights, counts))
 
 
 def write(workdir: Path, target: labelled.Target) -> None:

@@ -37,9 +37,34 @@ def smoothed(values: Sequence[float], span: int) -> np.ndarray:
     return (sums[stop] - sums[start]) / (stop - start)
 
 
-def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str) -> go.Figure:
-    """Named lines of (x, y); a line of few points shows them."""
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    against: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+) -> go.Figure:
+    """Named lines of (x, y); a line of few points shows them.
+
+    Args:
+      lines: name -> (xs, ys).
+      x, y: the axis titles.
+      against: grey dashed lines to compare with, such as a diagonal.
+      bands: name of a line -> (lows, highs) at its xs.
+    """
     figure = go.Figure()
+    for name, (xs, ys) in (against or {}).items():
+        figure.add_scatter(
+            x=list(xs), y=list(ys), name=name, mode="lines", line=dict(color="#9aa7b3", width=1.5, dash="dash")
+        )
+    for i, name in enumerate(lines):
+        if bands and name in bands:
+            xs, (lows, highs) = list(lines[name][0]), bands[name]
+            figure.add_scatter(
+                x=[*xs, *xs[::-1]], y=[*highs, *list(lows)[::-1]], fill="toself", mode="lines", line_width=0,
+                fillcolor=COLOURS[i % 9], opacity=0.15, hoverinfo="skip", showlegend=False,
+            )  # fmt: skip
     for i, (name, (xs, ys)) in enumerate(lines.items()):
         mode = "lines+markers" if len(xs) <= 30 else "lines"
         figure.add_scatter(x=list(xs), y=list(ys), name=name, mode=mode, line=dict(color=COLOURS[i % 9], width=2))
@@ -47,14 +72,19 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: s
 
 
 def intervals(
-    rows: Mapping[str, Sequence[tuple[float, float | None, float | None]]], methods: Sequence[str], *, x: str
+    rows: Mapping[str, Sequence[tuple[float | None, float | None, float | None]]],
+    methods: Sequence[str],
+    *,
+    x: str,
+    from_zero: bool = True,
 ) -> go.Figure:
     """One line a row, one mark a method with its interval: for comparing methods within groups.
 
     Args:
-      rows: row name -> (value, low, high) per method.
+      rows: row name -> (value, low, high) per method; None where there is none.
       methods: their names.
       x: the axis title.
+      from_zero: whether the axis begins at 0.
     """
     figure = go.Figure()
     names = list(rows)
@@ -81,7 +111,8 @@ def intervals(
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False, title=None
     )
-    figure.update_xaxes(rangemode="tozero")
+    if from_zero:
+        figure.update_xaxes(rangemode="tozero")
     return figure
 
 

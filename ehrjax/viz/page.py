@@ -36,11 +36,17 @@ dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 pre { font-size: .8rem; overflow-x: auto; background: #f6f8fa; padding: .75rem; border-radius: 4px; }
 details > summary { cursor: pointer; color: var(--accent); }
+table.dense td small { display: block; } table.dense th, table.dense td { padding: .3rem .45rem; vertical-align: top; }
+table.dense th { white-space: normal; vertical-align: bottom; }
 @media (max-width: 40rem) { td small { display: block; } th, td { padding: .3rem .4rem; vertical-align: top; }
   th:first-child, td:first-child { white-space: normal; } }
 @media print { nav { display: none; } body { max-width: none; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } }
 """
+
+
+# Columns beyond which a table sets its intervals below their numbers.
+DENSE = 5
 
 
 def text(value: object) -> str:
@@ -61,7 +67,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, strong: Se
         ('<tr class="strong">' if i in strong else "<tr>") + "".join(f"<td>{_cell(c)}</td>" for c in row) + "</tr>"
         for i, row in enumerate(rows)
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    dense = ' class="dense"' if len(header) > DENSE else ""
+    return f'<div class="scroll"><table{dense}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> str:

@@ -105,24 +105,24 @@ def test_kinds(toy_tokens):
         return reading.Labels("task", value, pl.DataFrame({**keys, **columns}), {})
 
     stages = labels("integer_value", integer_value=[3, 1, 3, 2])
-    target = labelled.target_of(stages, train)
+    target = labelled.target_of(stages, train.subject_ids)
     assert (target.kind, target.names, target.columns) == ("classes", ("1", "2", "3"), 1)
     assert labelled.values_of(stages, target)[0][:, 0].tolist() == [2, 0, 2, 1]
     strange = labels("integer_value", integer_value=[9, 1, 3, 2])
     assert labelled.values_of(strange, target)[1].tolist() == [False, True, True, True]
     codes = labels("boolean_value", boolean_value=[True] * 4, label_codes=[["b", "a"], [], ["a"], ["z"]])
-    target = labelled.target_of(codes, train)
+    target = labelled.target_of(codes, train.subject_ids)
     assert (target.kind, target.names) == ("codes", ("a", "b", "z"))
     assert labelled.values_of(codes, target)[0].tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]]
     times = labels(
         "boolean_value", boolean_value=[True] * 4, event_time_days=[1.5, 2, 3, 4], censored=[False, True, True, False]
     )
-    target = labelled.target_of(times, train)
+    target = labelled.target_of(times, train.subject_ids)
     assert target.columns == 2 and labelled.values_of(times, target)[0][:2].tolist() == [[1.5, 1], [2, 0]]
     number = labels("float_value", float_value=[0.5, 1.5, 2.5, 3.5])
-    assert labelled.target_of(number, train).kind == "number"
+    assert labelled.target_of(number, train.subject_ids).kind == "number"
     with pytest.raises(InputError, match="have 1 classes; two are needed"):
-        labelled.target_of(labels("integer_value", integer_value=[3, 3, 3, 3]), train)
+        labelled.target_of(labels("integer_value", integer_value=[3, 3, 3, 3]), train.subject_ids)
 
 
 def test_labels_and_tokens_must_agree(toy_tokens, tmp_path):

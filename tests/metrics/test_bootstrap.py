@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from ehrjax.core.errors import InputError
 from ehrjax.metrics import bootstrap
 
 
@@ -164,3 +165,28 @@ def test_a_difference_is_that_of_the_resamples() -> None:
     expected = np.quantile(samples, [0.025, 0.975])
     np.testing.assert_allclose((estimate.low, estimate.high), expected, rtol=0, atol=1e-12)
     assert estimate.value == pytest.approx((model.sum() - other.sum()) / weights.sum(), abs=1e-12)
+
+
+def test_resamples_of_a_population_weigh_its_rows() -> None:
+    rows = np.array([30, 10, 30, 20, 10])
+    drawn = bootstrap.Resamples.of(np.array([20, 10, 30, 40, 10]), resamples=130, seed=4)
+    assert drawn.subjects.tolist() == [10, 20, 30, 40]
+    assert np.array_equal(drawn.counts, bootstrap.resample_counts(4, resamples=130, seed=4))
+    expected = drawn.counts[:, [2, 0, 2, 1, 0]]
+    for size in (7, 64, 1000):
+        chunks = list(drawn.chunks(rows, size))
+        assert max(len(weights) for _, weights in chunks) <= size
+        assert np.array_equal(np.concatenate([weights for _, weights in chunks]), expected)
+        for part, weights in chunks:
+            assert weights.dtype == np.float64 and np.array_equal(weights, expected[part])
+    assert np.array_equal(np.concatenate([weights for _, weights in drawn.chunks()]), drawn.counts)
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    np.testing.assert_allclose(drawn.sums(values, rows), expected @ values, atol=1e-12)
+
+
+def test_resamples_of_nobody_and_of_strangers() -> None:
+    nobody = bootstrap.Resamples.of(np.zeros(0, np.int64), resamples=5)
+    assert nobody.counts.shape == (5, 0) and nobody.sums(np.zeros((0, 2)), np.zeros(0, int)).tolist() == [[0, 0]] * 5
+    for stranger in (5, 15, 99):
+        with pytest.raises(InputError, match=f"subject {stranger} "):
+            bootstrap.Resamples.of(np.array([10, 20])).places(np.array([10, stranger]))

@@ -1,0 +1,306 @@
+"""Several predictions of the same labels side by side: metrics, paired differences, calibration, groups, oracle.
+
+What comes out is plain JSON values; the report is a picture of it and computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ehrjax.evals.prediction_files import Predictions
+from ehrjax.metrics import calibration, discrimination, recalibration, suites, thresholds
+from ehrjax.metrics.bootstrap import Resamples
+
+# A group is too small to say anything about with fewer subjects, or fewer labels of either answer.
+FEW_SUBJECTS, FEW_EACH = 50, 10
+# With less between counts and the best possible, the share of it that a model closes means nothing.
+LEAST_GAP = 0.03
+PRIMARY = {"yes_no": "auroc", "classes": "macro_auroc", "codes": "micro_auroc", "number": "mae", "time": "harrell_c"}
+CURVE_POINTS = 200
+NET_BENEFIT_AT = np.round(np.arange(0.01, 1.0, 0.01), 2)
+RECALIBRATED = ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of the predictions that are compared.
+
+    Attributes:
+      name: short and unique; names its files.
+      label: for people.
+      role: 'model', 'probe', 'baseline' or 'oracle'.
+      held_out: what it says of the labels to judge it by.
+      tuning: what it says of the tuning labels, on which threshold and recalibration are chosen; None: 0.5, and none.
+      told: more about it, JSON values.
+    """
+
+    name: str
+    label: str
+    role: str
+    held_out: Predictions
+    tuning: Predictions | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compare(
+    entries: Sequence[Entry],
+    *,
+    reference: str,
+    groups: Mapping[str, np.ndarray] | None = None,
+    context: suites.Context | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measures all entries on the same labels.
+
+    Args:
+      entries: whose `held_out` are about the same labels in the same order.
+      reference: the name of the entry that differences are taken to.
+      groups: column -> [N] group of each label.
+      context: for time to event: the censoring of the train labels, and the horizons.
+      resamples: of subjects; all entries, metrics and groups share them, so everything is paired.
+      seed: draws them.
+
+    Returns:
+      `models`, `differences`, `groups`, `gaps`, `oracle`, `primary`, `reference`; see docs/evaluation.md.
+    """
+    first = entries[0].held_out
+    subjects = first.keys["subject_id"].to_numpy()
+    drawn = Resamples.of(subjects, resamples=resamples, seed=seed)
+    kind = first.target.kind
+    primary = PRIMARY[kind]
+    measured: dict[str, dict[str, suites.Measure]] = {}
+    models = []
+    for entry in entries:
+        cut = threshold_of(entry)
+        target, prediction = as_target(entry.held_out), as_prediction(entry.held_out, cut)
+        measured[entry.name] = suites.measure(target, prediction, drawn, context=context)
+        told: dict[str, Any] = {
+            "name": entry.name,
+            "label": entry.label,
+            "role": entry.role,
+            "threshold": cut,
+            "threshold_from": "tuning" if entry.tuning is not None else "fixed",
+            "metrics": _plain(measured[entry.name]),
+            "told": dict(entry.told),
+        }
+        if kind == "yes_no":
+            told["curves"] = curves(target.truth, prediction.values)
+            told["recalibrated"] = recalibrated(entry, drawn)
+        models.append(told)
+    result: dict[str, Any] = {
+        "kind": kind,
+        "primary": primary,
+        "metrics": [vars(metric) for metric in suites.metrics(kind, context)],
+        "reference": reference,
+        "labels": len(first),
+        "subjects": int(len(np.unique(subjects))),
+        "models": models,
+        "differences": {
+            entry.name: _plain(_differences(measured[entry.name], measured[reference]))
+            for entry in entries
+            if entry.name != reference
+        },
+    }
+    if kind == "yes_no":
+        result["positives"] = int(first.truth[:, 0].sum())
+    result["groups"], result["gaps"] = by_group(entries, groups or {}, drawn, context)
+    result["oracle"] = oracle(entries, measured, reference, primary)
+    return result
+
+
+def context_of(train: np.ndarray | None, horizons: Sequence[float]) -> suites.Context | None:
+    """What metrics of times need: the follow-up [M, 2] of the train labels (days, events), and horizons in days."""
+    if train is None:
+        return None
+    return suites.Context(train[:, 0].astype(np.float64), train[:, 1] > 0, tuple(horizons))
+
+
+def as_target(made: Predictions) -> suites.Target:
+    """The truth of predictions as the metrics take it."""
+    truth = made.truth
+    shaped = {
+        "yes_no": lambda: truth[:, 0] > 0,
+        "classes": lambda: truth[:, 0].astype(np.int64),
+        "codes": lambda: truth > 0,
+        "number": lambda: truth[:, 0].astype(np.float64),
+        "time": lambda: truth.astype(np.float64),
+    }[made.target.kind]()
+    return suites.Target(made.target.kind, shaped, made.keys["subject_id"].to_numpy(), made.target.names)
+
+
+def as_prediction(made: Predictions, threshold: float) -> suites.Prediction:
+    """The values of predictions as the metrics take them, in float64."""
+    values = made.values.astype(np.float64)
+    if made.target.kind == "time":
+        survival = values[:, 1:] if values.shape[1] > 1 else None
+        return suites.Prediction(values[:, 0], survival=survival, edges_days=made.edges_days)
+    if made.target.kind in ("classes", "codes"):
+        return suites.Prediction(values)
+    return suites.Prediction(values[:, 0], threshold=threshold)
+
+
+def threshold_of(entry: Entry) -> float:
+    """The probability from which on an entry says yes: that of the best F1 on tuning, or a half."""
+    if entry.tuning is None or entry.held_out.target.kind != "yes_no" or not len(entry.tuning):
+        return 0.5
+    truth = entry.tuning.truth[:, 0] > 0
+    return float(thresholds.best_f1(truth, entry.tuning.values[:, 0].astype(np.float64)))
+
+
+def curves(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    """ROC, precision-recall, reliability and net benefit as lists of numbers, thinned for drawing."""
+    found: dict[str, Any] = {}
+    if truth.any() and not truth.all():
+        false, true, _ = discrimination.roc_curve(truth, probabilities)
+        found["roc"] = {"x": _thinned(false), "y": _thinned(true)}
+        precision, recall, _ = discrimination.precision_recall_curve(truth, probabilities)
+        found["precision_recall"] = {"x": _thinned(recall), "y": _thinned(precision)}
+        bins = vars(calibration.reliability(truth, probabilities))
+        found["reliability"] = {name: np.round(column, 5).tolist() for name, column in bins.items()}
+        benefit = thresholds.net_benefit(truth, probabilities, NET_BENEFIT_AT)
+        found["net_benefit"] = {
+            "threshold": NET_BENEFIT_AT.tolist(),
+            "model": np.round(benefit.model[0], 6).tolist(),
+            "all": np.round(benefit.treat_all[0], 6).tolist(),
+        }
+    return found
+
+
+def recalibrated(entry: Entry, drawn: Resamples) -> dict[str, Any]:
+    """Calibration on the judged labels before and behind a temperature and isotonic regression fitted on tuning."""
+    target = as_target(entry.held_out)
+    before = entry.held_out.values[:, 0].astype(np.float64)
+    maps: dict[str, Any] = {}
+    if entry.tuning is not None and len(entry.tuning):
+        truth, given = entry.tuning.truth[:, 0] > 0, entry.tuning.values[:, 0].astype(np.float64)
+        if truth.any() and not truth.all():
+            maps["temperature"] = recalibration.fit_temperature(truth, given)
+            maps["isotonic"] = recalibration.fit_isotonic(truth, given)
+    result = {}
+    for name, mapped in maps.items():
+        measures = suites.measure(target, suites.Prediction(mapped(before)), drawn)
+        kept = {metric: measures[metric] for metric in RECALIBRATED}
+        result[name] = {"metrics": _plain(kept), "fitted": mapped.as_dict()}
+    return result
+
+
+def by_group(
+    entries: Sequence[Entry], groups: Mapping[str, np.ndarray], drawn: Resamples, context: suites.Context | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Every metric within every group, and the widest gap of the primary one between groups that are large enough."""
+    told: dict[str, Any] = {}
+    gaps: dict[str, Any] = {}
+    judged = [entry for entry in entries if entry.role != "oracle"]
+    for column, members in groups.items():
+        told[column], measures = {}, {}
+        for group in sorted(set(members.tolist())):
+            chosen = np.flatnonzero(members == group)
+            size = group_size(entries[0].held_out, chosen)
+            measures[group] = {
+                entry.name: suites.measure(
+                    as_target(subset(entry.held_out, chosen)),
+                    as_prediction(subset(entry.held_out, chosen), threshold_of(entry)),
+                    drawn,
+                    context=context,
+                )
+                for entry in judged
+            }
+            told[column][group] = {**size, "models": {name: _plain(found) for name, found in measures[group].items()}}
+        gaps[column] = {entry.name: gap(told[column], measures, entry) for entry in judged}
+    return told, gaps
+
+
+def group_size(made: Predictions, chosen: np.ndarray) -> dict[str, Any]:
+    """How many labels and subjects a group has, of yes or no how many yes, and whether that is too few to say."""
+    subjects = int(len(np.unique(made.keys["subject_id"].to_numpy()[chosen])))
+    size: dict[str, Any] = {"labels": int(len(chosen)), "subjects": subjects}
+    few = subjects < FEW_SUBJECTS
+    if made.target.kind == "yes_no":
+        size["positives"] = int(made.truth[chosen, 0].sum())
+        few |= min(size["positives"], len(chosen) - size["positives"]) < FEW_EACH
+    return {**size, "too_small": bool(few)}
+
+
+def gap(told: Mapping[str, Any], measures: Mapping[str, Any], entry: Entry) -> dict[str, Any] | None:
+    """The difference of the primary metric between the two groups that are farthest apart, paired; None without two."""
+    primary = PRIMARY[entry.held_out.target.kind]
+    known = {
+        group: found[entry.name][primary]
+        for group, found in measures.items()
+        if not told[group]["too_small"] and not np.isnan(found[entry.name][primary].value)
+    }
+    if len(known) < 2:
+        return None
+    highest, lowest = (pick(known, key=lambda g: known[g].value) for pick in (max, min))
+    return {
+        "metric": primary,
+        "highest": highest,
+        "lowest": lowest,
+        **suites.difference(known[highest], known[lowest]).as_dict(),
+    }
+
+
+def oracle(
+    entries: Sequence[Entry], measured: Mapping[str, Mapping[str, suites.Measure]], reference: str, primary: str
+) -> dict[str, Any] | None:
+    """How much of the way from the reference to the best possible each model goes, and who goes beyond it."""
+    best = next((entry for entry in entries if entry.role == "oracle"), None)
+    if best is None or reference == best.name:
+        return None
+    top, base = measured[best.name][primary], measured[reference][primary]
+    room = suites.difference(top, base)
+    models = {}
+    for entry in entries:
+        if entry.name in (best.name, reference):
+            continue
+        own = measured[entry.name][primary]
+        above = suites.difference(own, base)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = above.draws / room.draws
+        low, high = discrimination.interval(np.where(np.isfinite(shares), shares, np.nan))
+        beyond = suites.difference(own, top)
+        models[entry.name] = {
+            "closed": {"value": _number(above.value / room.value if room.value else np.nan), "low": low, "high": high},
+            "beyond": beyond.as_dict(),
+            "leak": bool(beyond.low is not None and beyond.low > 0),
+        }
+    return {
+        "name": best.name,
+        "reference": reference,
+        "metric": primary,
+        "room": room.as_dict(),
+        "worth_telling": bool(room.value >= LEAST_GAP),
+        "models": models,
+    }
+
+
+def subset(made: Predictions, chosen: np.ndarray) -> Predictions:
+    """Some rows of predictions."""
+    return Predictions(
+        made.target, made.keys[chosen], None if made.truth is None else made.truth[chosen], made.values[chosen],
+        made.edges_days,
+    )  # fmt: skip
+
+
+def _differences(own: Mapping[str, suites.Measure], base: Mapping[str, suites.Measure]) -> dict[str, suites.Measure]:
+    return {name: suites.difference(measure, base[name]) for name, measure in own.items() if name in base}
+
+
+def _plain(measures: Mapping[str, suites.Measure]) -> dict[str, Any]:
+    return {name: measure.as_dict() for name, measure in measures.items()}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _thinned(values: np.ndarray) -> list[float]:
+    """At most CURVE_POINTS of the points, the ends kept."""
+    if len(values) > CURVE_POINTS:
+        values = values[np.unique(np.linspace(0, len(values) - 1, CURVE_POINTS).round().astype(int))]
+    return np.round(values, 5).tolist()

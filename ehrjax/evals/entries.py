@@ -1,0 +1,92 @@
+"""What is compared: runs, files of predictions, and the true probabilities where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from ehrjax.core.errors import InputError
+from ehrjax.evals import judged, judging, predicting, prediction_files
+from ehrjax.evals.comparing import Entry
+from ehrjax.evals.judged import Judged
+from ehrjax.evals.prediction_files import KEYS, Predictions
+from ehrjax.ingest.meds import TUNING
+
+
+def of_run(name: str, run: Any, found: Judged, split: str) -> Entry:
+    """The predictions of a supervised run on tuning and the judged split."""
+    parts, task = found.tokens[name].parts, found.labels.name
+    made = {
+        where: judged.aligned(predicting.predict(run, parts[where], found.target, task), found.truth[where].keys)
+        for where in dict.fromkeys((TUNING, split))
+        if where in parts and where in found.truth
+    }
+    told = {
+        "model": run.config["model"]["name"],
+        "run": str(run.folder),
+        "step": run.step,
+        "started from": run.config["init"]["checkpoint"] or "nothing",
+        "trained on": run.config["data"]["labels"],
+    }
+    return Entry(name, name, "model", made[split], made.get(TUNING), told)
+
+
+def of_file(name: str, path: str, found: Judged, split: str, *, partial: bool) -> Entry:
+    """Predictions from a file or folder. One file may hold the tuning rows too; the labels' splits tell them apart.
+
+    Raises:
+      InputError: it cannot be read, or does not fit the labels.
+    """
+    given = judging.files_of(path, split)
+    read = {where: prediction_files.read(place) for where, place in given.items()}
+    if TUNING in found.truth and set(read) == {split} and split != TUNING:
+        own, tuning = read[split], found.truth[TUNING].keys
+        both = own.keys.join(tuning, on=list(KEYS), how="semi", maintain_order="left")
+        if len(both):
+            rest = own.keys.join(tuning, on=list(KEYS), how="anti", maintain_order="left")
+            read = {TUNING: judged.aligned(own, both), split: judged.aligned(own, rest)}
+    made = {
+        where: judged.foreign(own, found.truth[where], given.get(where, path), partial=partial or where != split)
+        for where, own in read.items()
+        if where in found.truth
+    }
+    if lacking := len(found.truth[split]) - len(made[split]):
+        found.warnings.append(f"{name} has no prediction for {lacking:,} labels; all models are judged without them.")
+    return Entry(name, name, "model", made[split], made.get(TUNING), {"file": path})
+
+
+def oracle(found: Judged, split: str) -> Entry | None:
+    """The true probabilities, where labels of a known process have them."""
+    frame = found.labels.frame
+    if judged.TRUE_PROBABILITY not in frame.columns or found.target.kind != "yes_no":
+        return None
+    made = {}
+    for where in dict.fromkeys((TUNING, split)):
+        if where in found.truth:
+            own = found.truth[where]
+            rows = own.keys.join(frame, on=list(KEYS), how="left", maintain_order="left")
+            values = rows[judged.TRUE_PROBABILITY].cast(pl.Float32).to_numpy()[:, None]
+            made[where] = Predictions(found.target, own.keys, own.truth, values)
+    told = {"what it is": "the probability under the process that made the data, given everything recorded"}
+    return Entry("oracle", "best possible", "oracle", made[split], made.get(TUNING), told)
+
+
+def on_common_labels(entries: Sequence[Entry], keys: pl.DataFrame) -> list[Entry]:
+    """All entries on those of some labels that each of them has a prediction for.
+
+    Raises:
+      InputError: there are no entries, two of one name, or no such label.
+    """
+    if not entries:
+        raise InputError("Nothing is to be compared: name a --workdir, --predictions, or --events for baselines.")
+    names = [entry.name for entry in entries]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"Two models are called {twice[0]}; give one another name (NAME=PATH).")
+    for entry in entries:
+        keys = keys.join(entry.held_out.keys, on=list(KEYS), how="semi", maintain_order="left")
+    if not len(keys):
+        raise InputError("No label has a prediction of every model.")
+    return [replace(entry, held_out=judged.aligned(entry.held_out, keys)) for entry in entries]

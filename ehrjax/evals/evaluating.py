@@ -1,0 +1,197 @@
+"""One evaluation from runs, files of predictions and events: who predicts what, measured and written down.
+
+OUTPUT/index.html    the report
+OUTPUT/metrics.json  everything in it, and more
+OUTPUT/predictions/<name>/{tuning,held_out}.parquet
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import ehrjax
+from ehrjax.core import files
+from ehrjax.core.errors import InputError
+from ehrjax.data import labelled
+from ehrjax.evals import comparing, efficiency, entries, evaluation_page, judging, predicting, prediction_files, stress
+from ehrjax.evals.baselines import fitting, subject_groups
+from ehrjax.evals.comparing import Entry
+from ehrjax.evals.judged import Judged
+from ehrjax.evals.prediction_files import Predictions
+from ehrjax.evals.settings import Settings
+from ehrjax.evals.simple_models import EDGES_DAYS, Simple
+from ehrjax.ingest import meds
+from ehrjax.ingest.meds import TRAIN, TUNING
+
+ALL = "all"
+_REFERENCES = (fitting.COUNTS_LR, fitting.PREVIOUS)
+
+
+def evaluate(
+    runs: Mapping[str, Any], predictions: Mapping[str, str], settings: Settings, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Evaluates and writes the report.
+
+    Args:
+      runs: name -> an opened run.
+      predictions: name -> a file, or a folder with a file a split.
+      settings: everything else.
+      say: called with a line about each stage.
+
+    Returns:
+      What metrics.json holds.
+
+    Raises:
+      InputError: something given cannot be used.
+    """
+    found = judging.collect(runs, predictions, settings)
+    supervised = {name: run for name, run in runs.items() if (run.folder / predicting.TARGET_FILE).is_file()}
+    others = [run for name, run in runs.items() if name not in supervised]
+    if others and not settings.probe:
+        predicting.target_of(others[0])  # says what is missing
+    simple = _simple(supervised, found, settings)
+    made: list[Entry] = []
+    for name in _baselines(found, settings):
+        say(f"baseline {name}")
+        made.append(simple.baseline(name))
+    for name, run in supervised.items():
+        say(f"predictions of {name}")
+        made.append(entries.of_run(name, run, found, settings.split))
+    made += [
+        entries.of_file(name, path, found, settings.split, partial=settings.partial)
+        for name, path in predictions.items()
+    ]
+    vectors = {}
+    if settings.probe:
+        for name, run in runs.items():
+            say(f"linear probe on {name}")
+            vectors[name] = simple.vectors(name, run)
+            made.append(simple.probe(name, vectors[name]))
+    if best := entries.oracle(found, settings.split):
+        made.append(best)
+    made = entries.on_common_labels(made, found.truth[settings.split].keys)
+    say("measuring")
+    times = found.truth[TRAIN].truth if found.target.kind == "time" and TRAIN in found.truth else None
+    result = comparing.compare(
+        made,
+        reference=_reference(made, settings),
+        groups=_groups(made[0].held_out, settings),
+        context=comparing.context_of(times, simple.edges_days),
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
+    told: dict[str, Any] = {"task": found.labels.name, "split": settings.split, "warnings": found.warnings}
+    told["result"] = result
+    if settings.few_shot:
+        say("few-shot curves")
+        told["few_shot"] = simple.few_shot(vectors, settings.few_shot, settings.shots)
+    if supervised and (settings.robustness or settings.sites):
+        say("robustness")
+        told["robustness"] = _robustness(supervised, found, settings)
+    if supervised:
+        say("cost")
+        told["efficiency"] = {
+            name: efficiency.measure(run, found.tokens[name].parts[settings.split]) for name, run in supervised.items()
+        }
+    told["about"] = _about(runs, found, settings)
+    told["settings"] = asdict(settings)
+    with files.written_folder(settings.output, what="evaluation") as folder:
+        for entry in made:
+            _write_predictions(folder / "predictions" / entry.name, entry, settings.split)
+        files.write_json(folder / "metrics.json", told)
+        evaluation_page.make(told).write(folder / "index.html")
+    return told
+
+
+def _simple(supervised: Mapping[str, Any], found: Judged, settings: Settings) -> Simple:
+    """Baselines and probes; intervals of time are those of the runs, where they agree."""
+    own = {
+        tuple(float(edge) for edge in run.objective.config.edges_days)
+        for run in supervised.values()
+        if hasattr(run.objective.config, "edges_days")
+    }
+    edges = own.pop() if len(own) == 1 else EDGES_DAYS
+    dataset = meds.open_dataset(settings.events) if settings.events else None
+    return Simple(found, settings.split, edges, dataset, settings.seed)
+
+
+def _baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
+    known = fitting.baselines_for(found.target.kind)
+    chosen = known if settings.baselines == (ALL,) else settings.baselines
+    for name in chosen:
+        if name not in known:
+            raise InputError(f"--baselines has {name!r}; for these labels there are {', '.join(known)}.")
+    if chosen and not settings.events:
+        raise InputError("Baselines count events; name the MEDS dataset of the labels as --events.")
+    return chosen
+
+
+def _reference(made: list[Entry], settings: Settings) -> str:
+    names = [entry.name for entry in made]
+    if settings.reference:
+        if settings.reference not in names:
+            raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(names)}.")
+        return settings.reference
+    return next((name for name in _REFERENCES if name in names), names[0])
+
+
+def _groups(made: Predictions, settings: Settings) -> dict[str, np.ndarray]:
+    """Columns of groups: from events, from the user's file, and the time of prediction."""
+    found: dict[str, np.ndarray] = {}
+    if settings.events:
+        dataset = meds.open_dataset(settings.events)
+        file = settings.group_file or None
+        found = subject_groups.groups(dataset, made.keys, file=file, columns=settings.group_columns)
+    elif settings.group_columns:
+        found = subject_groups.from_file(Path(settings.group_file), made.keys, settings.group_columns)
+    found |= periods(made.keys)
+    return {name: members for name, members in found.items() if len(set(members.tolist())) > 1}
+
+
+def periods(keys: pl.DataFrame) -> dict[str, np.ndarray]:
+    """The prediction time in up to four bands of whole years with about as many labels each: {"period": [N] names}."""
+    years = keys["prediction_time"].dt.year().to_numpy()
+    edges = np.unique(np.quantile(years, [0.25, 0.5, 0.75], method="higher"))
+    band = np.searchsorted(edges[edges > years.min()], years, side="right")
+    names = {b: f"{years[band == b].min()} to {years[band == b].max()}" for b in np.unique(band)}
+    return {"period": np.array([names[b] for b in band])}
+
+
+def _robustness(supervised: Mapping[str, Any], found: Judged, settings: Settings) -> dict[str, Any]:
+    told: dict[str, Any] = {"degraded": {}, "sites": [], "notes": []}
+    options = {"resamples": settings.resamples, "seed": settings.seed}
+    if settings.robustness:
+        told["degraded"], told["notes"] = stress.degraded(supervised, found, settings.split, **options)
+    if settings.sites:
+        told["sites"] = stress.sites(supervised, settings.sites, found.target, **options)
+    return told
+
+
+def _about(runs: Mapping[str, Any], found: Judged, settings: Settings) -> dict[str, Any]:
+    """Fingerprints, counts and versions."""
+    told: dict[str, Any] = {"task": found.labels.info.get("text", found.labels.name)}
+    told |= {f"labels in {split}": f"{len(own):,}" for split, own in found.truth.items()}
+    if "dataset" in found.labels.info:
+        told["events of the labels"] = found.labels.info["dataset"].get("fingerprint", "not told")
+    for name, tokens in found.tokens.items():
+        aside = tokens.parts[settings.split].set_aside.items()
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in aside if reason != labelled.ELSEWHERE)
+        told[f"{name}: tokens"] = tokens.dataset.fingerprint
+        told[f"{name}: vocabulary"] = runs[name].vocabulary.fingerprint
+        told[f"{name}: labels set aside"] = reasons or "none"
+    return {**told, "ehrjax": ehrjax.__version__, "python": platform.python_version()}
+
+
+def _write_predictions(folder: Path, entry: Entry, split: str) -> None:
+    folder.mkdir(parents=True)
+    cut = comparing.threshold_of(entry)
+    prediction_files.write(folder / f"{split}.parquet", entry.held_out, cut)
+    if entry.tuning is not None and split != TUNING:
+        prediction_files.write(folder / f"{TUNING}.parquet", entry.tuning, cut)

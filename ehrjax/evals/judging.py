@@ -1,0 +1,127 @@
+"""The labels to judge by, of every split that is needed, from runs' tokens, from label files, or from predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ehrjax.core.errors import InputError
+from ehrjax.data import labelled
+from ehrjax.evals import judged, predicting, prediction_files
+from ehrjax.evals.judged import Judged
+from ehrjax.evals.prediction_files import KEYS, Predictions
+from ehrjax.evals.settings import Settings
+from ehrjax.ingest.labels import reading
+from ehrjax.ingest.meds import TRAIN, TUNING
+
+
+def collect(runs: Mapping[str, Any], predictions: Mapping[str, str], settings: Settings) -> Judged:
+    """The labels of train, tuning and the judged split, as far as there are any.
+
+    Args:
+      runs: name -> an opened run; only labels that each has a window for are judged.
+      predictions: name -> file or folder; without labels the first one's truth is taken.
+      settings: of the evaluation.
+
+    Raises:
+      InputError: the judged split is one that was trained on, or has no labels.
+    """
+    warnings = []
+    if settings.split == TRAIN:
+        if not settings.force:
+            raise InputError("The split train is what models are trained on; judge by another one, or add --force.")
+        warnings.append("Judged by the split that models were trained on: nothing here holds for new subjects.")
+    if not settings.labels:
+        return _of_files(predictions, settings, warnings)
+    labels = judged.read(settings.labels, settings.decode)
+    return _of_runs(runs, labels, settings, warnings) if runs else _of_labels(labels, settings, warnings)
+
+
+def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings, warnings: list[str]) -> Judged:
+    tokens: dict[str, judged.Tokens] = {}
+    for name, run in runs.items():
+        path = settings.input or run.config["data"]["path"]
+        own = judged.join(run, labels, path, tuple(dict.fromkeys((TRAIN, TUNING, settings.split))))
+        tokens[name] = own
+        if settings.split not in own.parts:
+            raise InputError(f"No label of {labels.name} belongs to a subject in {settings.split} of {path}.")
+        seen = judged.trained_on(run, predicting.keys_of(own.parts[settings.split])["subject_id"].to_numpy())
+        if seen and not settings.force:
+            raise InputError(
+                f"{name} was trained on {seen:,} of the subjects in {settings.split}; judge by others, or add --force."
+            )
+        if seen:
+            warnings.append(f"{name} was trained on {seen:,} of the judged subjects: its numbers are too good.")
+        if seen is None:
+            warnings.append(
+                f"The tokens that {name} was trained on are gone: whether it knows these subjects is unsure."
+            )
+    first = next(iter(tokens.values()))
+    truth = {}
+    for split in first.parts:
+        parts = [own.parts[split] for own in tokens.values() if split in own.parts]
+        if len(parts) == len(tokens):
+            truth[split] = _common(parts, first.target)
+    return Judged(labels, first.target, truth, tokens, warnings)
+
+
+def _of_labels(labels: reading.Labels, settings: Settings, warnings: list[str]) -> Judged:
+    train = labels.frame.filter(pl.col(reading.SPLIT) == TRAIN)["subject_id"].unique().to_numpy()
+    target = labelled.target_of(labels, train if len(train) else labels.frame["subject_id"].unique().to_numpy())
+    truth = {}
+    for split in dict.fromkeys((TRAIN, TUNING, settings.split)):
+        frame = labels.frame.filter(pl.col(reading.SPLIT) == split)
+        if split == settings.split and not len(frame):
+            raise InputError(
+                f"The labels {labels.name} hold none of the split {split}; make them with `prepare labels`, which "
+                "writes a folder a split."
+            )
+        if len(frame):
+            values, known = labelled.values_of(reading.Labels(labels.name, labels.value, frame, labels.info), target)
+            truth[split] = _sorted(target, frame.select(*KEYS).filter(pl.Series(known)), values[known])
+    return Judged(labels, target, truth, {}, warnings)
+
+
+def _of_files(predictions: Mapping[str, str], settings: Settings, warnings: list[str]) -> Judged:
+    """The truth as the first file of predictions says it."""
+    first = next(iter(predictions.values()), None)
+    if first is None:
+        raise InputError("Name what to evaluate: --workdir=RUN with --labels=DIR, or --predictions=FILE.")
+    truth = {}
+    for split, path in files_of(first, settings.split).items():
+        made = prediction_files.read(path)
+        if made.truth is None:
+            raise InputError(f"{path} holds no truth (such as boolean_value); name the labels as --labels.")
+        truth[split] = _sorted(made.target, made.keys, made.truth)
+    target = truth[settings.split].target
+    return Judged(reading.Labels(Path(first).stem, "", pl.DataFrame(), {}), target, truth, {}, warnings)
+
+
+def files_of(path: str, split: str) -> dict[str, Path]:
+    """split -> file of what was given as predictions: a file of the judged split, or a folder with one a split."""
+    given = Path(path)
+    if not given.is_dir():
+        return {split: given}
+    found = {name: given / f"{name}.parquet" for name in (TUNING, split) if (given / f"{name}.parquet").is_file()}
+    if split not in found:
+        raise InputError(f"{given} holds no {split}.parquet; name a file, or a folder with a file a split.")
+    return found
+
+
+def _sorted(target: labelled.Target, keys: pl.DataFrame, values: np.ndarray) -> Predictions:
+    """Keys and truth, in order of the keys, without predictions."""
+    order = keys.with_row_index("_at").sort(*KEYS)["_at"].to_numpy()
+    return Predictions(target, keys[order], values[order], np.zeros((len(keys), 0), np.float32))
+
+
+def _common(parts: list[labelled.LabelledSplit], target: labelled.Target) -> Predictions:
+    """The labels that all runs have a window for."""
+    own = _sorted(target, predicting.keys_of(parts[0]), parts[0].labels)
+    for part in parts[1:]:
+        both = own.keys.join(predicting.keys_of(part), on=list(KEYS), how="semi", maintain_order="left")
+        own = judged.aligned(own, both)
+    return own

@@ -1,0 +1,51 @@
+"""What an evaluation is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is evaluated, and how.
+
+    Attributes:
+      labels: a label folder or file; empty: the truth stands in the files of predictions.
+      output: the folder to write.
+      split: whose labels judge.
+      input: a token dataset for all runs; empty: each run's own.
+      events: a MEDS dataset, for baselines and groups; empty: neither.
+      decode: see ingest.labels.reading.
+      baselines: names of them; empty: none.
+      probe: linear probes on the frozen vectors of each run.
+      few_shot: sizes k; empty: none.
+      shots: EHRSHOT's file of shots; empty: seeded ones.
+      group_file, group_columns: further groups.
+      robustness: degraded records.
+      sites: name -> (tokens, labels) of other sites.
+      reference: the name of what differences are taken to; empty: counts with a linear model, else the first.
+      resamples, seed: of the bootstrap; the seed draws shots and degradations too.
+      force: judge by subjects that a run was trained on.
+      partial: leave out labels that a file has no prediction for.
+    """
+
+    labels: str
+    output: str
+    split: str = "held_out"
+    input: str = ""
+    events: str = ""
+    decode: str = ""
+    baselines: tuple[str, ...] = ()
+    probe: bool = False
+    few_shot: tuple[int, ...] = ()
+    shots: str = ""
+    group_file: str = ""
+    group_columns: tuple[str, ...] = ()
+    robustness: bool = False
+    sites: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    reference: str = ""
+    resamples: int = 1000
+    seed: int = 0
+    force: bool = False
+    partial: bool = False

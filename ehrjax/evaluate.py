@@ -1,0 +1,174 @@
+"""Judges runs and files of predictions by labels, and writes one report: `python -m ehrjax.evaluate --help`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ehrjax.core.errors import InputError, exits_cleanly
+
+FEW_SHOT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    import ehrjax
+    from ehrjax.core import files
+    from ehrjax.evals import evaluating
+    from ehrjax.evals.settings import Settings
+
+    files.refuse_existing(args.output, what="evaluation")
+    for name, least in (("resamples", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name} is {getattr(args, name)}; it must be at least {least}.")
+    runs = _named(args.workdir)
+    given = _named(args.predictions)
+    if twice := sorted(set(runs) & set(given)):
+        raise InputError(f"A run and a file are called {twice[0]}; give one another name (NAME=PATH).")
+    if runs and not args.labels:
+        raise InputError("Runs are judged by labels; name a label folder as --labels=DIR.")
+    opened = {name: ehrjax.load(path) for name, path in runs.items()}
+    events = args.events if args.events is not None else _embedded_events(opened)
+    baselines = args.baselines.split(",") if args.baselines is not None else (["all"] if events else [])
+    groups, columns = _groups(args.groups)
+    settings = Settings(
+        labels=args.labels,
+        output=args.output,
+        split=args.split,
+        input=args.input,
+        events=events,
+        decode=args.decode,
+        baselines=tuple(name for name in baselines if name and name != "none"),
+        probe=args.probe or bool(args.few_shot and opened),
+        few_shot=_sizes(args.few_shot),
+        shots=args.shots,
+        group_file=groups,
+        group_columns=columns,
+        robustness=args.robustness,
+        sites={name: _site(name, path) for name, path in _named(args.site).items()},
+        reference=args.reference,
+        resamples=args.resamples,
+        seed=args.seed,
+        force=args.force,
+        partial=args.partial,
+    )
+    told = evaluating.evaluate(opened, given, settings, lambda line: print(line, flush=True))
+    _tell(told)
+    print(f"report: {Path(args.output) / 'index.html'}")
+
+
+def _named(given: Sequence[str]) -> dict[str, str]:
+    """NAME=PATH, or PATH, whose last part is the name (of one called `run` or `predictions` the one before)."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals:
+            path = text
+            parts = [part for part in Path(text).with_suffix("").parts if part not in ("run", "predictions", "/", "..")]
+            name = parts[-1] if parts else "model"
+        if not path:
+            raise InputError(f"{text!r} names no path; write NAME=PATH.")
+        name = re.sub(r"[^\w.-]+", "_", name)
+        if name in found:
+            raise InputError(f"Two are called {name}; give one another name (NAME=PATH).")
+        found[name] = path
+    return found
+
+
+def _embedded_events(runs: dict[str, Any]) -> str:
+    """The events of the embedded hospital that a run was trained on, or nothing."""
+    for run in runs.values():
+        path = Path(run.config["data"]["path"]).parent / "events"
+        if path.is_dir():
+            return str(path)
+    return ""
+
+
+def _groups(text: str) -> tuple[str, tuple[str, ...]]:
+    if not text:
+        return "", ()
+    path, _, columns = text.rpartition(":")
+    if not path or not columns:
+        raise InputError(f"--groups is {text!r}; write FILE:COLUMN,COLUMN.")
+    return path, tuple(columns.split(","))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    if not text:
+        return ()
+    try:
+        return FEW_SHOT if text == "all" else tuple(int(k) for k in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--few_shot is {text!r}; write whole numbers with commas, or all.") from error
+
+
+def _site(name: str, text: str) -> tuple[str, str]:
+    tokens, comma, labels = text.partition(",")
+    if not comma or not tokens or not labels:
+        raise InputError(f"--site {name} is {text!r}; write NAME=TOKENS,LABELS.")
+    return tokens, labels
+
+
+def _tell(told: dict[str, Any]) -> None:
+    """The primary metric of each model, a line each."""
+    result = told["result"]
+    label = next(m["label"] for m in result["metrics"] if m["name"] == result["primary"])
+    print(f"{result['labels']:,} labels of {result['subjects']:,} subjects; {label}:")
+    width = max(len(model["label"]) for model in result["models"])
+    for model in result["models"]:
+        found = model["metrics"][result["primary"]]
+        shown = f"no value: {found['reason']}" if found["value"] is None else f"{found['value']:.3f}"
+        if found["low"] is not None:
+            shown += f" ({found['low']:.3f} to {found['high']:.3f})"
+        print(f"  {model['label']:<{width}}  {shown}")
+    for note in told["warnings"]:
+        print(f"warning: {note}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ehrjax.evaluate",
+        description="Judges runs and files of predictions by labels: one report (docs/evaluation.md).",
+    )
+    add = parser.add_argument
+    add("--workdir", action="append", default=[], metavar="[NAME=]RUN", help="a run; repeat it to compare several")
+    add(
+        "--predictions",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="anybody's predictions: a file in the MEDS prediction schema, or a folder with tuning.parquet beside it",
+    )
+    add("--labels", default="", help="a label folder or file; without it the predictions' own truth is taken")
+    add("--output", required=True, help="the folder to write")
+    add("--split", default="held_out", choices=("held_out", "tuning", "train"), help="whose labels judge")
+    add("--input", default="", help="a token dataset for all runs; default: each run's own")
+    add("--events", help="the MEDS dataset of the labels: baselines and groups come from it")
+    add("--decode", default="", help="what whole numbers in labels mean: at_least_one or chexpert")
+    add("--baselines", help="with commas, none or all; default all where there are events")
+    add("--probe", action="store_true", help="also linear probes on the frozen vectors of each run")
+    add("--few_shot", default="", metavar="K,K,...", help="curves over k labels of each answer; all: 1 to 128")
+    add("--shots", default="", help="EHRSHOT's all_shots_data.json; default: seeded draws")
+    add("--groups", default="", metavar="FILE:COLUMN,...", help="further groups, by subject_id (and prediction_time)")
+    add("--robustness", action="store_true", help="also on records made worse: less recorded, noise, unknown codes")
+    add("--site", action="append", default=[], metavar="NAME=TOKENS,LABELS", help="also at another site")
+    add("--reference", default="", help="what differences are taken to; default counts_lr, or the first")
+    add("--resamples", type=int, default=1000, help="of subjects, for the intervals")
+    add("--seed", type=int, default=0)
+    add("--force", action="store_true", help="judge by subjects that were trained on; the report says so")
+    add("--partial", action="store_true", help="leave out labels without predictions, and the other way round")
+    return parser
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the verb."""
+    evaluate(_parser().parse_args(argv if argv is not None else sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
