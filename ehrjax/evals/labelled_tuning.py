@@ -9,7 +9,7 @@ import numpy as np
 
 from ehrjax.data.labelled import Target
 from ehrjax.evals.tuning import EvalStep, SplitBatches
-from ehrjax.metrics import discrimination
+from ehrjax.metrics import discrimination, survival
 
 
 class TuningScores:
@@ -60,7 +60,7 @@ def numbers(truth: np.ndarray, scores: np.ndarray, target: Target) -> dict[str, 
       Names and values; NaN where there is one class only.
     """
     if target.kind == "time":
-        return {"c_index": float(survival.harrell_c(truth, 1 - scores[:, -1])[0])}
+        return {"c_index": float(survival.harrell_c(truth[:, 0], truth[:, 1] > 0, 1 - scores[:, -1])[0])}
     if target.kind == "classes":
         truth = truth == np.arange(len(target.names))
     told = {

@@ -215,9 +215,11 @@ def _newton(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and intercepts [R] of logistic regressions, from where they begin; NaN where not live.
 
-    With an offset [N] only the intercept is fitted, and `logits` play no part. A step that would move some prediction
-    by d > 1 is shortened to log(1 + d) / d of it, with which Newton's method converges from anywhere (Sun and Tran-Dinh
-    2019); shorter steps raise the likelihood as they are.
+    With an offset [N] only the intercept is fitted, and `logits` play no part.
+
+    Along a step that moves a prediction's logit by d, its curvature grows by a factor of at most exp(d), and not at all
+    if the logit moves away from 0. So a step is shortened to log(1 + d) / d of it, where d, the largest of those that
+    move towards 0, is above 1; then the likelihood always grows (Sun and Tran-Dinh 2019).
     """
     # About the mean and in units of the spread, which keeps the equations well conditioned.
     middle, scale = (0.0, 1.0) if offset is not None else (logits.mean(), logits.std() or 1.0)
@@ -226,35 +228,43 @@ def _newton(
     powers = np.stack([np.ones(len(x)), x, x * x])
     if offset is not None:
         powers = powers[:1]
-    wanted = (powers[:2] * truth) @ weights
-    p, scratch = np.empty_like(weights), np.empty_like(weights)
+    sign = np.where(truth, 1.0, -1.0)
+    wrong, scratch = np.empty_like(weights), np.empty_like(weights)
     moved = np.full(len(live), np.inf)
     for _ in range(_ROUNDS):
-        # In place: the loop is bound by memory.
+        # The probability of what did not happen keeps its digits where it is tiny, as a difference from 1 would not. In
+        # place, since the loop is bound by memory.
         if offset is None:
-            np.multiply(x[:, None], -slope, out=p)
-            p -= intercept
+            np.multiply(x[:, None], slope, out=wrong)
+            wrong += intercept
         else:
-            np.add(-offset[:, None], -intercept, out=p)
+            np.add(offset[:, None], intercept, out=wrong)
+        wrong *= sign[:, None]
         with np.errstate(over="ignore"):
-            np.exp(p, out=p)
-        p += 1.0
-        np.reciprocal(p, out=p)
-        np.multiply(weights, p, out=scratch)
-        gradient = wanted - powers[:2] @ scratch
-        np.subtract(1.0, p, out=p)
-        scratch *= p
+            np.exp(wrong, out=wrong)
+        wrong += 1.0
+        np.reciprocal(wrong, out=wrong)
+        np.multiply(weights, wrong, out=scratch)
+        gradient = (powers[:2] * sign) @ scratch
+        np.subtract(1.0, wrong, out=wrong)
+        scratch *= wrong
         curvature = powers @ scratch
-        with np.errstate(divide="ignore", invalid="ignore"):
+        # What is not identified may divide by 0 here, and is left out below.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if offset is None:
                 determinant = curvature[0] * curvature[2] - curvature[1] ** 2
                 up = (curvature[2] * gradient[0] - curvature[1] * gradient[1]) / determinant
                 turn = (curvature[0] * gradient[1] - curvature[1] * gradient[0]) / determinant
             else:
                 up, turn = gradient[0] / curvature[0], np.zeros(len(live))
-        step = np.maximum(np.abs(up + turn * x[0]), np.abs(up + turn * x[-1]))
-        share = np.divide(np.log1p(step), step, out=np.ones_like(step), where=step > 1)
+            step = np.maximum(np.abs(up + turn * x[0]), np.abs(up + turn * x[-1]))
         live = live & np.isfinite(step)
+        share, far = np.ones(len(live)), live & (step > 1)
+        if far.any():
+            at = intercept[far] + (x[:, None] * slope[far] if offset is None else offset[:, None])
+            change = up[far] + x[:, None] * turn[far]
+            nearer = np.where((at * change < 0) & (weights[:, far] > 0), np.abs(change), 0.0).max(axis=0)
+            share[far] = np.where(nearer > 1, np.log1p(nearer) / np.maximum(nearer, 1.0), 1.0)
         moved = np.where(live, step, 0.0)
         intercept, slope = intercept + np.where(live, share * up, 0.0), slope + np.where(live, share * turn, 0.0)
         if moved.max(initial=0.0) < _STILL:

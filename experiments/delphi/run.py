@@ -1,6 +1,6 @@
 """Ten-year risks from sampled lives: a decoder over ages on Delphi's simulated histories, beside logistic regression.
 
-    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--models=4] [--steps=1500] [--samples=64]
+    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--models=2] [--steps=1500] [--samples=64]
         [--output=FILE.json]
 
 DIR holds train.bin and labels.csv of https://github.com/gerstung-lab/Delphi (data/ukb_simulated_data). Split by person
@@ -111,8 +111,8 @@ def trained(folder: Path, seed: int, args: argparse.Namespace) -> Path:
         "--config.data.context_length=64",
         "--config.data.max_segments=8",
         "--config.model.num_layers=2",
-        "--config.model.hidden_dim=64",
-        "--config.model.mlp_dim=256",
+        "--config.model.hidden_dim=128",
+        "--config.model.mlp_dim=512",
         "--config.model.dropout=0.2",
         "--config.model.attention_dropout=0.2",
         "--config.model.init=normal",
@@ -199,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(folds=5, only=0, models=4, steps=1500, samples=64, max_tokens=96, seed=0).items():
+    for name, default in dict(folds=5, only=0, models=2, steps=1500, samples=64, max_tokens=96, seed=0).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--output")
     args = parser.parse_args()

@@ -75,7 +75,9 @@ def test_reliability_is_a_loop_with_wilson_s_intervals(equal_mass: bool) -> None
 
 
 def separated(y: np.ndarray, x: np.ndarray) -> bool:
-    """Whether no finite slope is the most likely: by a linear programme, as general as the definition."""
+    """Whether no one finite slope is the most likely: by a linear programme, as general as the definition."""
+    if len(set(x)) == 1:
+        return True
     signed = np.where(y, 1.0, -1.0)[:, None] * np.stack([np.ones(len(x)), x], axis=1)
     found = optimize.linprog(-signed.sum(axis=0), A_ub=-signed, b_ub=np.zeros(len(x)), bounds=[(-1, 1)] * 2)
     return -found.fun > 1e-7
@@ -84,7 +86,7 @@ def separated(y: np.ndarray, x: np.ndarray) -> bool:
 def gradient(y: np.ndarray, x: np.ndarray, intercept: float, slope: float) -> np.ndarray:
     """Of the mean log likelihood, in long double."""
     eta = np.longdouble(intercept) + np.longdouble(slope) * x.astype(np.longdouble)
-    rest = y - 1 / (1 + np.exp(-eta))
+    rest = np.where(y, 1, -1) / (1 + np.exp(np.where(y, eta, -eta)))
     return np.array([rest.mean(), (rest * x).mean()], np.float64)
 
 
@@ -143,6 +145,12 @@ def test_where_there_is_no_line() -> None:
     for y in (np.zeros(4, bool), np.ones(4, bool)):
         assert np.isnan(calibration.line(y, p, np.ones((2, 4))).intercept).all()
     assert np.isnan(calibration.line(np.zeros(0, bool), np.zeros(0)).slope).all()
+
+
+def test_sure_and_right_still_has_an_intercept() -> None:
+    """Odds of e^-36, of which a difference from 1 keeps one digit: three yes to one no shift them by half of log 3."""
+    line = calibration.line(np.array([True, True, True, False]), np.array([1.0, 1.0, 1.0, 0.0]))
+    assert line.intercept[0] == pytest.approx(np.log(3) / 2, abs=1e-10) and np.isnan(line.slope[0])
 
 
 def test_far_probabilities_converge() -> None:

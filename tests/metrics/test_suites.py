@@ -210,6 +210,11 @@ def test_times_without_what_they_need() -> None:
     assert all("follow-up ends at 20 days" in reason for reason in reasons(target.truth, short).values())
     late = suites.Context(context.train_times, context.train_events, (50.0, 5000.0))
     assert reasons(target.truth, late)["auc_5000_days"] == "nobody is followed beyond the horizon"
+    # The last edge, 900 days, is beyond everybody's follow-up.
+    within = suites.measure(target, prediction, EVERY, context=late)["integrated_brier"].value
+    assert target.truth[:, 0].max() < 900 and within == pytest.approx(
+        expected("time", np.ones((1, len(SUBJECTS))))["integrated_brier"][0], abs=1e-9
+    )
     early = suites.Context(context.train_times, context.train_events, (1e-9,))
     assert reasons(target.truth, early)["uno_c"] == "no events before the last horizon"
     assert reasons(target.truth, early)["integrated_brier"] == "fewer than two edges are within follow-up"

@@ -143,6 +143,14 @@ def tree_design(features: Features, train: np.ndarray, truth: np.ndarray, most: 
     return x[:, present >= max(1, len(train) // _RARE)]
 
 
+def telling(x: np.ndarray | sparse.csr_matrix, train: np.ndarray, truth: np.ndarray, most: int) -> np.ndarray:
+    """[N, at most `most`] float64: the columns of a design that go with the truth [len(train), J] of train most."""
+    useful = _correlation(x[train], truth)
+    best = np.sort(np.argsort(-useful, kind="stable")[:most])
+    chosen = x[:, best]
+    return chosen.toarray() if sparse.issparse(chosen) else chosen
+
+
 def _correlation(x: np.ndarray | sparse.csr_matrix, truth: np.ndarray) -> np.ndarray:
     """[D] the largest absolute correlation of each column of x [N, D] with a column of the truth [N, J]."""
     rows = max(len(truth), 1)

@@ -54,6 +54,7 @@ def fit_path(
     tuning: Outcomes,
     *,
     grid: Sequence[float] = GRID,
+    tolerance: float = 1e-9,
 ) -> tuple[Linear, dict[str, Any]]:
     """Fits for rising C, each from the solution before, and keeps the one with the least loss on tuning.
 
@@ -63,6 +64,7 @@ def fit_path(
       x_tuning: [M, D]; M may be 0.
       tuning: of M labels.
       grid: values of C, rising.
+      tolerance: a fit ends when a step lowers what is minimised by less than this share.
 
     Returns:
       The model, and what was chosen: C, tuning_loss (a label; None without tuning labels), tried (C -> loss).
@@ -77,11 +79,11 @@ def fit_path(
     shape = (x_train.shape[1], 1 if train.kind == "time" else train.truth.shape[1])
     state = np.concatenate([np.zeros(shape[0] * shape[1]), train.marginal()])
     if not len(tuning):
-        state = _solve(x_train, train, UNCHOSEN, state, shape)
+        state = _solve(x_train, train, UNCHOSEN, state, shape, tolerance)
         return _linear(train, state, shape, centre, scale), {"C": UNCHOSEN, "tuning_loss": None, "tried": {}}
     best, tried, worse = (np.inf, state, grid[0]), {}, 0
     for c in grid:
-        state = _solve(x_train, train, c, state, shape)
+        state = _solve(x_train, train, c, state, shape, tolerance)
         weights, offsets = _parts(state, shape)
         loss = tuning.loss(np.asarray(x_tuning @ weights) + offsets)[0] / len(tuning)
         tried[f"{c:g}"] = loss
@@ -94,7 +96,9 @@ def fit_path(
     return _linear(train, best[1], shape, centre, scale), chosen
 
 
-def _solve(x: Matrix, train: Outcomes, c: float, start: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _solve(
+    x: Matrix, train: Outcomes, c: float, start: np.ndarray, shape: tuple[int, int], tolerance: float
+) -> np.ndarray:
     """The weights (of a shape) and offsets [J], one after another."""
     # Divided by C and the labels, so that one tolerance fits all.
     penalty, size = 1.0 / (c * len(train)), len(train)
@@ -108,7 +112,7 @@ def _solve(x: Matrix, train: Outcomes, c: float, start: np.ndarray, shape: tuple
         value = loss / size + 0.5 * penalty * float((weights**2).sum())
         return value, np.concatenate([along.ravel(), gradient.sum(axis=0) / size])
 
-    options = {"maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS, "gtol": 1e-6, "ftol": 1e-9, "maxcor": 20}
+    options = {"maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS, "gtol": 1e-6, "ftol": tolerance, "maxcor": 20}
     return optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
 
 

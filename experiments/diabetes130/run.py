@@ -1,0 +1,185 @@
+"""Readmission within 30 days on UCI Diabetes 130: pretrained and plain models beside linear and boosted baselines.
+
+    python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=4] [--pretrain=3] [--seeds=1]
+
+DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
+in death or in hospice care have no label. BEHRT and GPT-2 are pretrained on the stays of train (masked codes, next
+token) and fine-tuned, and also trained on the labels alone; a visit LSTM on the labels alone. One report compares them
+all with baselines from counts, by sex, race and age band. Steps that are finished in --work are not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import polars as pl
+
+TASK = "readmission_30d"
+CONTEXT = ("--config.data.context_length=128", "--config.data.max_segments=16")
+SMALL = {
+    "behrt": (
+        "--config.model.num_layers=2",
+        "--config.model.num_heads=4",
+        "--config.model.hidden_dim=128",
+        "--config.model.embedding_dim=128",
+    ),
+    "gpt2": ("--config.model.num_layers=2", "--config.model.num_heads=4", "--config.model.hidden_dim=128"),
+}
+PRETRAINING = {"behrt": ("--config.objective.tied=True",), "gpt2": ()}
+QUIET = ("--config.report.enabled=False", "--config.tensorboard=False", "--config.log_every=100")
+
+
+def verb(*arguments: object) -> None:
+    """Runs a verb of ehrjax."""
+    subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True)
+
+
+def prepared(work: Path, data: str) -> None:
+    """Events, labels and tokens."""
+    if not (work / "events").exists():
+        verb(
+            "ehrjax.prepare", "events", "--source=uci-diabetes130", f"--input={data}", f"--output={work / 'events'}",
+            "--drop_expired=true",
+        )  # fmt: skip
+    if not (work / "tokens").exists():
+        given = f"--input={work / 'events'}", f"--output={work / 'tokens'}"
+        verb("ehrjax.prepare", "tokens", "--config=configs/tokens/behrt.py", *given)
+
+
+def ages(work: Path) -> Path:
+    """Age bands as the source has them (it has no births): subject_id, prediction_time, age_band."""
+    path = work / "ages.parquet"
+    if not path.exists():
+        labels = pl.read_parquet(work / "events" / "labels" / TASK / "labels.parquet").sort("prediction_time")
+        events = pl.scan_parquet(str(work / "events" / "data" / "**" / "*.parquet"))
+        told = events.filter(pl.col("code").str.starts_with("AGE//")).select(
+            "subject_id", pl.col("time").alias("prediction_time"), pl.col("code").str.extract(r"\[(\d+)").cast(pl.Int64)
+        )
+        known = labels.join_asof(told.collect().sort("prediction_time"), on="prediction_time", by="subject_id")
+        lower = pl.col("code")
+        band = (
+            pl.when(lower < 50).then(pl.lit("below 50"))
+            .when(lower < 70).then(pl.lit("50 to 69"))
+            .when(lower < 80).then(pl.lit("70 to 79"))
+            .otherwise(pl.lit("80 and above"))
+        )  # fmt: skip
+        known.select("subject_id", "prediction_time", band.alias("age_band")).write_parquet(path)
+    return path
+
+
+def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
+    """A model that knows the stays of train, and no label."""
+    folder = work / f"{model}-pretrained-{seed}"
+    verb(
+        "ehrjax.train",
+        f"--config=configs/{model}.py",
+        f"--workdir={folder}",
+        f"--config.data.path={work / 'tokens'}",
+        *CONTEXT,
+        *SMALL[model],
+        *PRETRAINING[model],
+        "--config.num_steps=0",
+        f"--config.num_epochs={args.pretrain}",
+        "--config.schedule.warmup_steps=100",
+        "--config.eval_every=500",
+        f"--config.seed={seed}",
+        *QUIET,
+    )
+    return folder
+
+
+def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, *given: str) -> Path:
+    """A model trained on the labels, by which it also stops."""
+    folder = work / f"{name}-{seed}"
+    verb(
+        "ehrjax.train",
+        *given,
+        f"--workdir={folder}",
+        f"--config.data.path={work / 'tokens'}",
+        f"--config.data.labels={work / 'events' / 'labels' / TASK}",
+        *CONTEXT,
+        "--config.num_steps=0",
+        f"--config.num_epochs={args.epochs}",
+        "--config.optimizer.learning_rate=3e-4",
+        "--config.optimizer.weight_decay=0.1",
+        "--config.schedule.warmup_steps=100",
+        "--config.eval_every=200",
+        "--config.checkpoint_every=200",
+        "--config.early_stopping.patience=5",
+        "--config.objective.dropout=0.2",
+        f"--config.seed={seed}",
+        *QUIET,
+    )
+    return folder
+
+
+def runs(work: Path, seed: int, args: argparse.Namespace) -> dict[str, Path]:
+    """All supervised runs of a seed."""
+    dropout = ("--config.model.dropout=0.2", "--config.model.attention_dropout=0.2")
+    found = {}
+    for model in ("behrt", "gpt2"):
+        start = pretrained(work, model, seed, args)
+        config = "--config=configs/finetune.py", f"--config.init.checkpoint={start}"
+        found[f"{model} pretrained"] = supervised(work, f"{model}-finetuned", seed, args, *config, *dropout)
+        # The same model and head from random parameters.
+        plain = (*config, "--config.init.skip=('head/','model/')")
+        found[f"{model} labels alone"] = supervised(work, f"{model}-plain", seed, args, *plain, *dropout)
+    found["visit_lstm labels alone"] = supervised(
+        work,
+        "visit_lstm",
+        seed,
+        args,
+        "--config=configs/visit_lstm.py",
+        "--config.model.embedding_dim=128",
+        "--config.model.visit_dim=128",
+        "--config.model.hidden_dim=128",
+        "--config.model.num_layers=1",
+    )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work")
+    for name, default in dict(epochs=4, pretrain=3, seeds=1).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
+    work.mkdir(parents=True, exist_ok=True)
+    prepared(work, args.data)
+    for seed in range(args.seeds):
+        output = work / f"report-{seed}"
+        if not output.exists():
+            named = [f"--workdir={name.replace(' ', '_')}={path}" for name, path in runs(work, seed, args).items()]
+            verb(
+                "ehrjax.evaluate",
+                *named,
+                f"--labels={work / 'events' / 'labels' / TASK}",
+                f"--events={work / 'events'}",
+                f"--groups={ages(work)}:age_band",
+                f"--output={output}",
+                f"--seed={seed}",
+            )
+        told = json.loads((output / "metrics.json").read_text())["result"]
+        print(
+            f"seed {seed}: {told['labels']:,} labels of {told['subjects']:,} patients, {told['positives']:,} positive"
+        )
+        for model in told["models"]:
+            shown = []
+            for metric in ("auroc", "average_precision", "brier", "calibration_slope"):
+                found = model["metrics"][metric]
+                low, high = found["low"], found["high"]
+                interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
+                shown.append("-" if found["value"] is None else f"{found['value']:.3f}{interval}")
+            print(f"| {model['label']} | " + " | ".join(shown) + " |")
+        print(f"report: {output / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Records made worse: as much as was asked for, nothing else, the same each time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ehrjax.data import token_dataset
+from ehrjax.evals import degrading
+
+
+@pytest.fixture(scope="module")
+def given(toy_tokens):
+    dataset = token_dataset.open_tokens(toy_tokens)
+    split = dataset.split("train")
+    subjects = [split.subject(i) for i in range(60)]
+    content = [(s, s.num_static, (s.num_static + len(s.tokens) + 1) // 2) for s in subjects if len(s.tokens) > 8]
+    return dataset.vocabulary, content
+
+
+def tokens_of(window):
+    subject, start, stop = window
+    return subject.tokens[start:stop]
+
+
+@pytest.mark.parametrize("kind", degrading.KINDS)
+def test_it_is_the_same_each_time_and_nothing_at_level_zero(given, kind):
+    vocabulary, content = given
+    degrader = degrading.Degrader(vocabulary, seed=3)
+    for level in (0.0, 0.5):
+        first, second = degrader.windows(content, kind, level), degrader.windows(content[::-1], kind, level)[::-1]
+        for a, b, window in zip(first, second, content):
+            np.testing.assert_array_equal(tokens_of(a), tokens_of(b))
+            if not level:
+                np.testing.assert_array_equal(tokens_of(a), tokens_of(window))
+            static = window[0].num_static
+            assert a[0].num_static == static and a[0].subject_id == window[0].subject_id
+            np.testing.assert_array_equal(a[0].tokens[:static], window[0].tokens[:static])
+            sizes = {len(a[0].tokens), len(a[0].times), len(a[0].visits), len(a[0].values)}
+            assert len(sizes) == 1 and (not level or sizes == {a[2]})
+    other = degrading.Degrader(vocabulary, seed=4).windows(content, kind, 0.5)
+    assert any(not np.array_equal(tokens_of(a), tokens_of(b)) for a, b in zip(first, other))
+
+
+def test_the_share_that_is_lost_and_what_it_is(given):
+    vocabulary, content = given
+    degrader, specials = degrading.Degrader(vocabulary), vocabulary.num_specials
+    before = np.concatenate([tokens_of(w) for w in content])
+    is_lab = np.array([s.startswith("LAB") for s in vocabulary.strings])
+    for level in (0.25, 0.75):
+        codes = np.concatenate([tokens_of(w) for w in degrader.windows(content, "missing_codes", level)])
+        assert (codes >= specials).sum() / (before >= specials).sum() == pytest.approx(1 - level, abs=0.03)
+        assert (codes < specials).sum() == (before < specials).sum()
+        labs = np.concatenate([tokens_of(w) for w in degrader.windows(content, "missing_labs", level)])
+        assert is_lab[labs].sum() / is_lab[before].sum() == pytest.approx(1 - level, abs=0.04)
+        assert (~is_lab[labs]).sum() == (~is_lab[before]).sum()
+        unknown = np.concatenate([tokens_of(w) for w in degrader.windows(content, "unknown_codes", level)])
+        assert len(unknown) == len(before)
+        added = (unknown == vocabulary.unk).sum() - (before == vocabulary.unk).sum()
+        assert added / (before >= specials).sum() == pytest.approx(level, abs=0.03)
+
+
+def test_noise_moves_values_to_the_bins_they_lie_in(given):
+    vocabulary, content = given
+    degrader = degrading.Degrader(vocabulary)
+    assert degrader.has_bins
+    table, moved, stayed = vocabulary.table, 0, 0
+    low, high, code = table["low"].to_numpy(), table["high"].to_numpy(), table["code"].to_list()
+    order = table.filter(table["bin"].is_not_null()).sort("bin")
+    last = dict(order.select("code", "token").iter_rows())
+    first = dict(order.reverse().select("code", "token").iter_rows())
+    for before, after in zip(content, degrader.windows(content, "value_noise", 0.5)):
+        for old, new, value in zip(tokens_of(before), tokens_of(after), after[0].values[after[1] : after[2]]):
+            if table["bin"][int(old)] is None:
+                assert old == new
+                continue
+            assert code[old] == code[new]
+            # The outermost bins are open: train's least and largest values are no bounds.
+            assert new == first[code[new]] or low[new] <= value or np.isclose(low[new], value)
+            assert new == last[code[new]] or value <= high[new] or np.isclose(high[new], value)
+            moved, stayed = moved + (old != new), stayed + (old == new)
+    assert moved and stayed
+
+
+def test_a_window_never_becomes_empty(given):
+    vocabulary, content = given
+    short = [(s, start, start + 1) for s, start, _ in content]
+    for window in degrading.Degrader(vocabulary).windows(short, "missing_codes", 0.99):
+        assert window[2] > window[1]

@@ -1,0 +1,183 @@
+"""From a pretrained run to a report: fine-tuning, predictions, the page, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from ehrjax import evaluate, train
+from ehrjax.data import prepare_tokens
+from ehrjax.evals import prediction_files
+from ehrjax.ingest import synthetic
+from tests.conftest import behrt_recipe, refused
+
+TASKS = ("readmission_30d", "death_1y")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small hospital, its tokens, a pretrained run, and one fine-tuned on two tasks."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    synthetic.write(folder / "events", patients=400, seed=0, labels=True)
+    prepare_tokens.prepare(folder / "events", folder / "tokens", behrt_recipe(min_count=2))
+    quick = ["--config.report.enabled=False", "--config.tensorboard=False", "--config.data.eval_batches=0"]
+    train.main(
+        [
+            "--config=configs/behrt.py:smoke",
+            f"--workdir={folder / 'pretrained'}",
+            f"--config.data.path={folder / 'tokens'}",
+            *quick,
+        ]
+    )
+    labels = ",".join(str(folder / "events" / "labels" / task) for task in TASKS)
+    train.main(
+        [
+            "--config=configs/finetune.py:smoke",
+            f"--config.init.checkpoint={folder / 'pretrained'}",
+            f"--config.data.labels={labels}",
+            "--config.early_stopping.metric=tuning_auroc",
+            "--config.objective.balanced=True",
+            f"--workdir={folder / 'two'}",
+            *quick,
+        ]
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(made):
+    evaluate.main(
+        [
+            f"--workdir={made / 'two'}",
+            f"--labels={made / 'events' / 'labels' / TASKS[0]}",
+            f"--events={made / 'events'}",
+            f"--output={made / 'report'}",
+            "--probe",
+            "--few_shot=1,4",
+            "--robustness",
+            "--resamples=50",
+        ]
+    )
+    return made / "report"
+
+
+def test_what_a_fine_tuned_run_knows(made):
+    saved = json.loads((made / "two" / "config.json").read_text())["config"]
+    base = json.loads((made / "pretrained" / "config.json").read_text())["config"]
+    assert saved["model"] == base["model"] and saved["objective"]["pooling"] == "mean"
+    assert json.loads((made / "two" / "target.json").read_text()) == {"kind": "tasks", "names": list(TASKS)}
+    assert len(saved["objective"]["class_weights"]) == 2 and min(saved["objective"]["class_weights"]) > 1
+    final = json.loads((made / "two" / "final.json").read_text())
+    lines = [json.loads(line) for line in (made / "two" / "metrics.jsonl").read_text().splitlines()]
+    told = [line["tuning_auroc"] for line in lines if "tuning_auroc" in line]
+    assert final["best_metric"] == "tuning_auroc" and final["best_value"] == max(told)
+
+
+def test_metrics_are_those_of_the_written_predictions(report):
+    told = json.loads((report / "metrics.json").read_text())
+    names = [model["name"] for model in told["result"]["models"]]
+    assert names == ["majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two", "oracle"]
+    for model in told["result"]["models"]:
+        own = prediction_files.read(report / "predictions" / model["name"] / "held_out.parquet")
+        assert len(own) == told["result"]["labels"]
+        expected = roc_auc_score(own.truth[:, 0], own.values[:, 0].astype(np.float64))
+        assert model["metrics"]["auroc"]["value"] == pytest.approx(expected, abs=1e-9)
+        decided = pl.read_parquet(report / "predictions" / model["name"] / "held_out.parquet")
+        yes = decided["predicted_boolean_probability"] >= np.float32(model["threshold"])
+        assert decided["predicted_boolean_value"].equals(yes.alias("predicted_boolean_value"))
+        assert (report / "predictions" / model["name"] / "tuning.parquet").is_file()
+    assert told["result"]["reference"] == "counts_lr"
+
+
+def test_oracle_groups_robustness_cost_and_shots_are_told(report):
+    told = json.loads((report / "metrics.json").read_text())
+    result = told["result"]
+    assert set(result["oracle"]["models"]) == {"majority", "age_sex", "counts_gbm", "two", "probe_two"}
+    assert not any(found["leak"] for found in result["oracle"]["models"].values())
+    for column in ("sex", "age", "race", "insurance"):
+        assert sum(group["labels"] for group in result["groups"][column].values()) == result["labels"]
+    for kind, found in told["robustness"]["degraded"].items():
+        points = found["models"]["two"]
+        assert [p["level"] for p in points][0] == 0 and len(points) == 5, kind
+        whole = next(m for m in result["models"] if m["name"] == "two")["metrics"]["auroc"]["value"]
+        assert points[0]["value"] == pytest.approx(whole, abs=1e-6)
+    cost = told["efficiency"]["two"]
+    assert cost["parameters"] == cost["trainable_parameters"] > 0 and cost["windows_per_second"] > 0
+    assert cost["training_seconds"] > 0 and cost["peak_memory_bytes"] > 0
+    assert {"counts", "probe on two"} == set(told["few_shot"]["curves"])
+
+
+def test_the_page_needs_no_network_and_names_everything(report):
+    page = (report / "index.html").read_text()
+    assert "cdn.plot.ly" not in page.split("</script>")[-1] and '<script src="http' not in page
+    for heading in ("Result", "Against the best possible", "Groups", "Robustness", "Few examples", "Cost", "Curves"):
+        assert f">{heading}</h2>" in page
+    assert "subjects show very little" in page
+
+
+def test_predictions_of_others_beside_a_run(made, report):
+    folder = report / "predictions" / "counts_lr"
+    evaluate.main(
+        [
+            f"--workdir={made / 'two'}",
+            f"--predictions=theirs={folder}",
+            f"--labels={made / 'events' / 'labels' / TASKS[0]}",
+            "--events=",
+            f"--output={made / 'beside'}",
+            "--resamples=50",
+        ]
+    )
+    first = json.loads((report / "metrics.json").read_text())["result"]["models"]
+    second = json.loads((made / "beside" / "metrics.json").read_text())["result"]["models"]
+    by_name = {m["name"]: m for m in first}
+    assert [m["name"] for m in second] == ["two", "theirs", "oracle"]
+    for model, other in zip(second, ("two", "counts_lr", "oracle")):
+        assert model["threshold"] == by_name[other]["threshold"]
+        for name, found in model["metrics"].items():
+            assert found["value"] == pytest.approx(by_name[other]["metrics"][name]["value"], abs=1e-9), name
+
+
+def test_a_file_alone_is_judged_by_its_own_truth(made, report):
+    file = report / "predictions" / "age_sex" / "held_out.parquet"
+    evaluate.main([f"--predictions=one={file}", f"--output={made / 'alone'}", "--resamples=50"])
+    (model,) = json.loads((made / "alone" / "metrics.json").read_text())["result"]["models"]
+    assert model["threshold"] == 0.5 and model["threshold_from"] == "fixed" and not model["recalibrated"]
+
+
+def test_bad_input(made, report, tmp_path):
+    labels = f"--labels={made / 'events' / 'labels' / TASKS[0]}"
+    run, out = f"--workdir={made / 'two'}", f"--output={tmp_path / 'out'}"
+    file = report / "predictions" / "age_sex" / "held_out.parquet"
+    frame = pl.read_parquet(file)
+    frame.head(5).write_parquet(tmp_path / "few.parquet")
+    stranger = frame.head(1).with_columns(pl.lit(10**9, pl.Int64).alias("subject_id"))
+    pl.concat([frame, stranger]).write_parquet(tmp_path / "stranger.parquet")
+    frame.with_columns(~pl.col("boolean_value")).write_parquet(tmp_path / "turned.parquet")
+    for arguments, message in (
+        ([run, labels, "--split=train"], "--force"),
+        ([run], "--labels"),
+        ([f"--workdir={made / 'pretrained'}", labels], "was not trained on labels"),
+        ([f"--workdir={made / 'two'}", f"--labels={made / 'events' / 'labels' / 'new_diabetes_1y'}"], "none of which"),
+        ([f"--predictions={tmp_path / 'few.parquet'}", labels], "lacks predictions"),
+        ([f"--predictions={tmp_path / 'stranger.parquet'}", labels], "a subject without labels"),
+        ([f"--predictions={tmp_path / 'turned.parquet'}", labels], "another truth"),
+        ([run, labels, "--baselines=magic", f"--events={made / 'events'}"], "magic"),
+        ([run, labels, "--reference=nobody", "--events="], "nobody"),
+    ):
+        assert message in one_sentence([*arguments, out]), message
+        assert not (tmp_path / "out").exists()
+    # Once as a user meets it: exit code 2, no traceback.
+    assert "lacks predictions" in refused("evaluate", f"--predictions={tmp_path / 'few.parquet'}", labels, out)
+
+
+def one_sentence(arguments) -> str:
+    from ehrjax.core.errors import InputError
+
+    with pytest.raises(InputError) as caught:
+        evaluate.evaluate(evaluate._parser().parse_args(arguments))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

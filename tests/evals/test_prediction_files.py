@@ -1,0 +1,128 @@
+"""Files of predictions: round trips, agreement with meds-evaluation, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from meds_evaluation.evaluate import evaluate_binary_classification
+from meds_evaluation.schema import PredictionSchema
+
+from ehrjax.core.errors import InputError
+from ehrjax.data.labelled import Target
+from ehrjax.evals import comparing, prediction_files
+from ehrjax.evals.comparing import Entry
+from ehrjax.evals.prediction_files import Predictions
+
+NAMES = ("a", "b", "c")
+
+
+def made(kind: str, count: int = 60, seed: int = 0) -> Predictions:
+    rng = np.random.default_rng(seed)
+    keys = pl.DataFrame({"subject_id": rng.integers(0, 20, count), "prediction_time": np.arange(count) * 10**9})
+    keys = keys.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
+    names = NAMES if kind in ("classes", "codes") else ()
+    many = rng.random((count, 3)).astype(np.float32)
+    one = rng.random((count, 1)).astype(np.float32)
+    truth, values, edges = {
+        "yes_no": (rng.random((count, 1)) < one, one, ()),
+        "classes": (rng.integers(0, 3, (count, 1)), many / many.sum(1, keepdims=True), ()),
+        "codes": (rng.random((count, 3)) < 0.3, many, ()),
+        "number": (rng.normal(size=(count, 1)), rng.normal(size=(count, 1)), ()),
+        "time": (
+            np.stack([rng.exponential(100, count), rng.random(count) < 0.5], 1),
+            np.concatenate([one, many], 1),
+            (30.0, 90.0, 365.0),
+        ),
+    }[kind]
+    return Predictions(Target(kind, names), keys, truth.astype(np.float32), values.astype(np.float32), edges)
+
+
+@pytest.mark.parametrize("kind", ["yes_no", "classes", "codes", "number", "time"])
+def test_round_trip(kind, tmp_path):
+    own = made(kind)
+    prediction_files.write(tmp_path / "p.parquet", own, 0.4)
+    back = prediction_files.read(tmp_path / "p.parquet")
+    assert back.target == own.target and back.edges_days == own.edges_days and back.keys.equals(own.keys)
+    np.testing.assert_array_equal(back.truth, own.truth)
+    np.testing.assert_array_equal(back.values, own.values)
+
+
+def test_meds_evaluation_reads_it_and_agrees(tmp_path):
+    own = made("yes_no", 400)
+    cut = comparing.threshold_of(Entry("m", "m", "model", own, own))
+    prediction_files.write(tmp_path / "p.parquet", own, cut)
+    PredictionSchema.validate(pq.read_table(tmp_path / "p.parquet"))
+    theirs = evaluate_binary_classification(pl.read_parquet(tmp_path / "p.parquet"))["samples_equally_weighted"]
+    entry = Entry("m", "m", "model", prediction_files.read(tmp_path / "p.parquet"), own)
+    (ours,) = comparing.compare([entry], reference="m", resamples=10)["models"]
+    for mine, name in (
+        ("auroc", "roc_auc_score"),
+        ("average_precision", "average_precision_score"),
+        ("brier", "brier_score"),
+        ("accuracy", "binary_accuracy"),
+        ("f1", "f1_score"),
+    ):
+        assert ours["metrics"][mine]["value"] == pytest.approx(theirs[name], abs=1e-9), mine
+    # Theirs is the plain mean over bins, ours is weighted by their rows: the same where all bins are as full.
+    assert ours["metrics"]["ece"]["value"] == pytest.approx(theirs["calibration_error"], abs=0.05)
+
+
+def test_a_file_of_somebody_else(tmp_path):
+    frame = pl.DataFrame(
+        {
+            "subject_id": [1, 2],
+            "prediction_time": ["2020-01-01 00:00:00", "2021-05-05 10:00:00"],
+            "predicted_boolean_probability": [0.2, 0.9],
+        }
+    )
+    frame.write_csv(tmp_path / "p.csv")
+    back = prediction_files.read(tmp_path / "p.csv")
+    assert (
+        back.truth is None and back.target.kind == "yes_no" and back.values[:, 0].tolist() == pytest.approx([0.2, 0.9])
+    )
+
+
+def damaged(change) -> pa.Table:
+    frame = pl.from_arrow(prediction_files.as_table(made("yes_no")))
+    return change(frame).to_arrow()
+
+
+BAD = {
+    "two predictions of subject": lambda f: pl.concat([f, f.head(1)]),
+    "outside 0..1": lambda f: f.with_columns(pl.col(prediction_files.PROBABILITY) * 3),
+    "not a finite number": lambda f: f.with_columns(
+        pl.when(pl.int_range(pl.len()) == 3).then(float("nan")).otherwise(pl.col(prediction_files.PROBABILITY))
+        .alias(prediction_files.PROBABILITY)
+    ),
+    "missing or not": lambda f: f.with_columns(
+        pl.when(pl.int_range(pl.len()) > 3).then(pl.col(prediction_files.PROBABILITY)).alias(prediction_files.PROBABILITY)
+    ),
+    "has no column 'predicted_boolean_probability'": lambda f: f.drop(prediction_files.PROBABILITY),
+    "has no column 'subject_id'": lambda f: f.drop("subject_id"),
+    "rows without prediction_time": lambda f: f.with_columns(
+        pl.when(pl.int_range(pl.len()) > 0).then(pl.col("prediction_time")).alias("prediction_time")
+    ),
+    "must be whole numbers": lambda f: f.with_columns(pl.lit("x").alias("subject_id")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_sentence(message, tmp_path):
+    pq.write_table(damaged(BAD[message]), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=message):
+        prediction_files.read(tmp_path / "p.parquet")
+
+
+def test_no_file_and_no_parquet(tmp_path):
+    with pytest.raises(InputError, match="do not exist"):
+        prediction_files.read(tmp_path / "none.parquet")
+    (tmp_path / "p.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(InputError, match="cannot be read"):
+        prediction_files.read(tmp_path / "p.parquet")
+    table = prediction_files.as_table(made("classes"))
+    pq.write_table(table.replace_schema_metadata({b"ehrjax": b"{"}), tmp_path / "m.parquet")
+    with pytest.raises(InputError, match="metadata"):
+        prediction_files.read(tmp_path / "m.parquet")
