@@ -45,9 +45,17 @@ def synthetic(args: argparse.Namespace, rest: Sequence[str]) -> None:
             site=args.site,
             missing=args.missing,
             labels=args.labels,
+            fractions=_shares(args.splits),
             progress=lambda done, total: advance("simulating patients", done, total),
         )
     _print_summary(summary)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(share) for share in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--splits is {text!r}; write two shares such as 0.8,0.1.") from error
 
 
 def download(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -169,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--site", default="first", help="first, or second: other people, codes and units")
     sub.add_argument("--missing", type=float, default=0.0, help="share of results and prescriptions not recorded")
     sub.add_argument("--labels", action="store_true", help="also write label files with the true probabilities")
+    sub.add_argument("--splits", default="0.8,0.1", help="shares of patients in train and tuning; others are held out")
     sub = verb(download)
     sub.add_argument("--source", default="mimic-iv-demo", help="mimic-iv-demo")
     sub = verb(events)

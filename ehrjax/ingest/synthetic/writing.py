@@ -113,6 +113,7 @@ def write(
     site: str = "first",
     missing: float = 0.0,
     labels: bool = False,
+    fractions: tuple[float, float] = (0.8, 0.1),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Writes a MEDS dataset of the synthetic hospital.
@@ -124,6 +125,7 @@ def write(
       site: `first` or `second`.
       missing: the share of laboratory values and prescriptions that are not recorded.
       labels: also write the label files with the true probabilities (`truth`), which takes most of the time.
+      fractions: the shares of patients in train and in tuning; the others are held out.
       progress: called with (subjects written, patients) after each chunk.
 
     Returns:
@@ -134,10 +136,12 @@ def write(
       RunError: the disk is full.
     """
     _check(patients)
+    if len(fractions) != 2 or not all(0 <= share <= 1 for share in (*fractions, sum(fractions))):
+        raise InputError(f"The shares of train and tuning are {fractions}; they must be two, and at most 1 together.")
     output, hospital = Path(output), Hospital(seed, site, missing)
     with files.written_folder(output, what="MEDS dataset") as folder:
         name = "ehrjax-synthetic-hospital" if site == "first" else f"ehrjax-synthetic-hospital-{site}"
-        writer = MedsWriter(folder, dataset_name=name, dataset_version=VERSION)
+        writer = MedsWriter(folder, dataset_name=name, dataset_version=VERSION, split_fractions=fractions)
         truth = TruthFiles(folder) if labels else None
         written = 0
         codes: set[str] = set()
