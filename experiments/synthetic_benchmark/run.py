@@ -220,9 +220,8 @@ def main() -> None:
         shown = told[task]["zero_shot"]
         for name in ("zero_shot_gpt2", "counts_lr", "gpt2_0", "oracle"):
             found = shown[name]
-            print(
-                f"on {shown['labels']:,} labels, {name}: {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
-            )
+            interval = f"({found['low']:.3f} to {found['high']:.3f})"
+            print(f"on {shown['labels']:,} labels, {name}: {found['value']:.3f} {interval}")
         print(flush=True)
     if args.output:
         Path(args.output).write_text(json.dumps(told, indent=1))

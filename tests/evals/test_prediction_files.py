@@ -98,7 +98,7 @@ BAD = {
         .alias(prediction_files.PROBABILITY)
     ),
     "missing or not": lambda f: f.with_columns(
-        pl.when(pl.int_range(pl.len()) > 3).then(pl.col(prediction_files.PROBABILITY)).alias(prediction_files.PROBABILITY)
+        pl.when(pl.int_range(pl.len()) > 3).then(prediction_files.PROBABILITY).alias(prediction_files.PROBABILITY)
     ),
     "has no column 'predicted_boolean_probability'": lambda f: f.drop(prediction_files.PROBABILITY),
     "has no column 'subject_id'": lambda f: f.drop("subject_id"),

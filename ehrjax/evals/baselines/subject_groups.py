@@ -60,7 +60,7 @@ def groups(
     if columns:
         if file is None:
             raise InputError(f"The groups {', '.join(columns)} need a file that holds them; name it.")
-        told |= _from_file(Path(file), labels, columns)
+        told |= from_file(Path(file), labels, columns)
     return told
 
 
@@ -105,7 +105,17 @@ def latest(piece: Piece, family: str) -> np.ndarray:
     return np.where(known, told[numbers[np.maximum(last, 0)]], UNKNOWN) if len(numbers) else np.full(len(last), UNKNOWN)
 
 
-def _from_file(path: Path, labels: pl.DataFrame, columns: Sequence[str]) -> dict[str, np.ndarray]:
+def from_file(path: Path, labels: pl.DataFrame, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """Groups that a file names: each of `columns` -> [N] array of str, "unknown" where it says nothing.
+
+    Args:
+      path: parquet or CSV with subject_id, perhaps prediction_time, and the columns.
+      labels: [N] subject_id and prediction_time.
+      columns: what to take.
+
+    Raises:
+      InputError: the file cannot be used.
+    """
     try:
         frame = pl.read_csv(path, infer_schema=False) if path.suffix == ".csv" else pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
