@@ -124,7 +124,7 @@ def checked(config: dict[str, Any]) -> Sections:
     """
     from ehrjax.core import mesh as meshes
     from ehrjax.data import pipeline
-    from ehrjax.training import initial, noted, optimizer, run
+    from ehrjax.training import initial, noted, optimizer, run, targets
     from ehrjax.vocab import vocabulary as vocabularies
 
     _check_numbers(config)
@@ -137,7 +137,8 @@ def checked(config: dict[str, Any]) -> Sections:
     meshes.check_batch(sections.mesh, config["batch_size"], sections.optimizer.accumulate)
     configs.into(pipeline.Settings, config["data"], where="data")
     noted.check(config)
-    run.build(config, vocabularies.smallest())
+    parts = run.build(config, vocabularies.smallest())
+    targets.check_sharing(config, parts.model)
     if config["num_steps"]:
         optimizer.make_schedule(sections.schedule, sections.optimizer.learning_rate, config["num_steps"])
     return sections
@@ -217,8 +218,9 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
             from ehrjax.hf import source
 
             source.carry(Path(sections.start.checkpoint), workdir)
+        size = len(training) if target is None else len(training.labels)
         print(
-            f"{config['model']['name']}: {trees.count(shapes):,} parameters; {len(training):,} "
+            f"{config['model']['name']}: {trees.count(shapes):,} parameters; {size:,} "
             f"{'subjects' if target is None else 'labels'}, "
             f"{int(training.lengths.sum()):,} tokens; {jax.device_count()} device(s), {num_steps:,} steps",
             flush=True,

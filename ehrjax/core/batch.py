@@ -3,7 +3,8 @@
 Host batches are numpy. `device_fields` is what goes to the device, where times become int32 minutes since
 the start of the window.
 
-Axes: B rows, L tokens a row, S windows (segments) a row at most; N states of the notes a row at most, D numbers each.
+Axes: B rows, L tokens a row, S windows (segments) a row at most; T labels a row at most (T = S where each window has
+one); N states of the notes a row at most, D numbers each.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ FIELDS: Mapping[str, Field] = {
     "window_start": Field("B S", np.int64, None, "microseconds since 1970 of the window's first timed token"),
     "anchors": Field("B S", np.int32, np.int32, "index in the row of the window's last token; -1 = unused"),
     "ends": Field("B S", np.int32, np.int32, "1 where a window's last token is its subject's last"),
-    "labels": Field("B S ...", np.float32, np.float32, "targets of a supervised objective"),
-    "weights": Field("B S", np.float32, np.float32, "weights of the labels; 0 = unused"),
+    "labels": Field("B T ...", np.float32, np.float32, "targets of a supervised objective"),
+    "weights": Field("B T", np.float32, np.float32, "weights of the labels; 0 = unused"),
+    "label_anchors": Field("B T", np.int32, np.int32, "index in the row of the last token a label sees; -1 = unused"),
 }
 
-SUPERVISION = ("labels", "weights")
+SUPERVISION = ("labels", "weights", "label_anchors")
 """Fields that only data with labels has."""
 NOTES = ("notes", "notes_seen")
 """Fields that only data with clinical notes has."""

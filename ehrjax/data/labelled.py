@@ -49,9 +49,12 @@ class LabelledSplit:
 
     Attributes:
       split: the tokens.
-      windows: a window a label, in the order of subject and prediction time.
-      labels: [W, K] float32.
-      prediction_times: [W] int64 microseconds.
+      windows: W of them: a window a label, in the order of subject and prediction time; or fewer that several share
+        (`shared_windows`).
+      labels: [N, K] float32, by window.
+      prediction_times: [N] int64 microseconds.
+      stops: [N] int64: one past the last token of the subject that a label may see.
+      offsets: [W + 1] int64: the labels of window w are offsets[w] .. offsets[w + 1].
       set_aside: reason -> labels that gave no window.
     """
 
@@ -59,6 +62,8 @@ class LabelledSplit:
     windows: Windows
     labels: np.ndarray
     prediction_times: np.ndarray
+    stops: np.ndarray
+    offsets: np.ndarray
     set_aside: Mapping[str, int]
 
     def __len__(self) -> int:
@@ -167,8 +172,15 @@ def join(split: Split, labels: reading.Labels, target: Target, *, context_length
     if not use.any():
         raise InputError(f"No label of {labels.name} belongs to a subject in {split.name} of {where}.")
     table = np.array(rows, np.int64)[use]
+    tiled = Windows(*table.T)
     return LabelledSplit(
-        split, Windows(*table.T), values[chosen[use]], np.array(times, np.int64)[chosen[use]], dict(aside)
+        split,
+        tiled,
+        values[chosen[use]],
+        np.array(times, np.int64)[chosen[use]],
+        tiled.stop,
+        np.arange(len(tiled) + 1),
+        dict(aside),
     )
 
 
@@ -200,7 +212,7 @@ def values_of(labels: reading.Labels, target: Target) -> tuple[np.ndarray, np.nd
 def describe(part: LabelledSplit, target: Target, name: str) -> str:
     """One line about the labels of a split."""
     aside = "; ".join(f"{count:,} {reason}" for reason, count in part.set_aside.items() if reason != ELSEWHERE)
-    facts = f"{len(part):,} labels"
+    facts = f"{len(part.labels):,} labels" + (f" in {len(part):,} windows" if len(part) < len(part.labels) else "")
     if target.kind in ("yes_no", "codes", "tasks"):
         facts += f", {int(np.nansum(part.labels)):,} positive"
     return f"{name}: {facts}" + (f" (set aside: {aside})" if aside else "")

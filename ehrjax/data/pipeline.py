@@ -18,7 +18,7 @@ from absl import flags
 
 from ehrjax.core.batch import Batch
 from ehrjax.core.errors import InputError
-from ehrjax.data import labelled, notes, packing, token_dataset, windows
+from ehrjax.data import labelled, notes, packing, shared_windows, token_dataset, windows
 from ehrjax.data import rows as filling
 from ehrjax.ingest.labels import reading, several
 from ehrjax.ingest.meds import TRAIN
@@ -40,6 +40,8 @@ class Settings:
       shuffle: another order and other cuts each epoch; otherwise subjects come in the order of the files.
       labels: a label folder or file; then a window is what a label asks about, and carries it. Several, with commas:
         the answers to several yes-or-no tasks, learnt together.
+      labels_per_window: labels of one subject that share a window (`shared_windows`), for causal models that are pooled
+        by `last`; 1: each has its own.
       decode: see ingest.labels.reading.
       notes: a folder of note vectors (data.notes); then a token carries the mean of the notes before it.
       newest_notes: how many of the newest notes that mean takes; 0 takes all.
@@ -54,6 +56,7 @@ class Settings:
     eval_batches: int = 0
     shuffle: bool = True
     labels: str = ""
+    labels_per_window: int = 1
     decode: str = ""
     notes: str = ""
     newest_notes: int = 0
@@ -66,6 +69,7 @@ class Settings:
             ("num_workers", 0),
             ("prefetch", 1),
             ("eval_batches", 0),
+            ("labels_per_window", 1),
             ("newest_notes", 0),
             ("note_states", 0),
         ):
@@ -108,7 +112,10 @@ def open_split(dataset: token_dataset.TokenDataset, name: str, settings: Setting
         return split
     labels = read_labels(settings)
     target = labelled.target_of(labels, (split if name == TRAIN else dataset.split(TRAIN)).subject_ids)
-    return labelled.join(split, labels, target, context_length=settings.context_length, where=dataset.folder)
+    part = labelled.join(split, labels, target, context_length=settings.context_length, where=dataset.folder)
+    if settings.labels_per_window == 1:
+        return part
+    return shared_windows.share(part, context_length=settings.context_length, most=settings.labels_per_window)
 
 
 def plan_epoch(split: AnySplit, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:
@@ -133,10 +140,12 @@ def make_batch(split: AnySplit, epoch: Epoch, settings: Settings, *, rows: range
     if split.notes is not None:
         noted = filling.room_for_notes(settings.note_states, settings.context_length), split.notes.width
     batch = filling.empty(len(rows), settings.context_length, settings.max_segments, noted)
-    labels = split.labels if isinstance(split, labelled.LabelledSplit) else None
-    if labels is not None:
-        batch["labels"] = np.zeros((len(rows), settings.max_segments, labels.shape[1]), np.float32)
-        batch["weights"] = np.zeros((len(rows), settings.max_segments), np.float32)
+    supervised = isinstance(split, labelled.LabelledSplit)
+    if supervised:
+        room = settings.max_segments * settings.labels_per_window
+        batch["labels"] = np.zeros((len(rows), room, split.labels.shape[1]), np.float32)
+        batch["weights"] = np.zeros((len(rows), room), np.float32)
+        batch["label_anchors"] = np.full((len(rows), room), -1, np.int32)
     tiled = epoch.windows
     for at, row in enumerate(rows):
         planned = index * batch_size + row
@@ -146,10 +155,22 @@ def make_batch(split: AnySplit, epoch: Epoch, settings: Settings, *, rows: range
                 for w in epoch.plan.row(planned)
             ]
             filling.fill(batch, at, content)
-            if labels is not None:
-                batch["labels"][at, : len(content)] = labels[epoch.plan.row(planned)]
-                batch["weights"][at, : len(content)] = 1.0
+            if supervised:
+                _fill_labels(batch, at, split, epoch.plan.row(planned))
     return batch
+
+
+def _fill_labels(batch: Batch, row: int, split: labelled.LabelledSplit, members: np.ndarray) -> None:
+    """Lays the labels of the windows in a row, each at the last token that it may see."""
+    tiled, used, begin = split.windows, 0, 0
+    for window in members.tolist():
+        own = slice(int(split.offsets[window]), int(split.offsets[window + 1]))
+        span = slice(used, used + own.stop - own.start)
+        static = int(tiled.length[window] - (tiled.stop[window] - tiled.start[window]))
+        batch["labels"][row, span] = split.labels[own]
+        batch["weights"][row, span] = 1.0
+        batch["label_anchors"][row, span] = begin + static + (split.stops[own] - tiled.start[window]) - 1
+        used, begin = span.stop, begin + int(tiled.length[window])
 
 
 class Batches:

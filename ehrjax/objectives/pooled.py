@@ -17,7 +17,7 @@ from ehrjax.core.precision import FP32, Policy
 from ehrjax.objectives.cross_entropy import HeadApply
 from ehrjax.objectives.pooling import POOLS, pool
 
-FIELDS = ("segment_ids", "anchors", "labels", "weights")
+FIELDS = ("segment_ids", "anchors", "label_anchors", "labels", "weights")
 
 
 class PooledHead(nn.Module):

@@ -16,12 +16,15 @@ POOLS = ("cls", "mean", "max", "last")
 def pool(
     hidden: Float[Array, "batch length d"], batch: Mapping[str, Array], how: str
 ) -> Float[Array, "batch segments d"]:
-    """One vector a window, float32; zeros where there is no window.
+    """One vector a window, float32; zeros where there is no window. By 'last' one a label, where windows have labels.
 
-    hidden: of a packed batch. batch: `segment_ids` [B, L] and `anchors` [B, S], the last token of each window.
+    hidden: of a packed batch. batch: `segment_ids` [B, L] and `anchors` [B, S], the last token of each window; perhaps
+    `label_anchors` [B, T], the last token that each label sees.
     how: 'cls' (the window's first token, whatever it is), 'last', 'mean' or 'max' over the window's tokens.
     """
     anchors, segment_ids = batch["anchors"], batch["segment_ids"]
+    if how == "last":
+        anchors = batch.get("label_anchors", anchors)
     hidden = hidden.astype(jnp.float32)
     there = (anchors >= 0)[..., None]
     numbers = jnp.arange(1, anchors.shape[1] + 1)

@@ -32,6 +32,7 @@ def get() -> ConfigDict:
     config.data.eval_batches = 0
     config.data.shuffle = True
     config.data.labels = ""  # a label folder, for supervised objectives
+    config.data.labels_per_window = 1
     config.data.decode = ""
     config.data.notes = ""  # a folder of note vectors, for models that read notes
     config.data.newest_notes = 0

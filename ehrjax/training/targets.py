@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from ehrjax.core import files, plugins
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled, pipeline, token_dataset
+from ehrjax.training import run
 
 FILE = "target.json"
 
@@ -55,6 +57,19 @@ def resolve(
         objective["centre"] = round(float(np.mean(train.labels, dtype=np.float64)), 6)
         objective["scale"] = round(spread, 6) if spread > 1e-6 else 1.0
     return {**config, "objective": objective}, target
+
+
+def check_sharing(config: dict[str, Any], model: Any) -> None:
+    """Raises InputError for labels that share windows under a model or a pooling that would show them their future."""
+    if config["data"].get("labels_per_window", 1) == 1:
+        return
+    if run.sees_future(sys.modules[type(model).__module__], model.config) is not False:
+        raise InputError(
+            f"config.data.labels_per_window needs a causal model, and {config['model']['name']} lets a token see later "
+            "ones; set it to 1."
+        )
+    if config["objective"].get("pooling") != "last":
+        raise InputError("config.data.labels_per_window needs objective.pooling = 'last'; set it to 1 for others.")
 
 
 def balanced_weights(labels: np.ndarray, target: labelled.Target) -> tuple[float, ...]:

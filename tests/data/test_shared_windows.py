@@ -1,0 +1,108 @@
+"""Labels that share a window see what they would see alone, and nothing later."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+
+from ehrjax.core import config as configs
+from ehrjax.core.errors import InputError
+from ehrjax.data import labelled, pipeline, token_dataset
+from ehrjax.training import run, targets
+from ehrjax.vocab import vocabulary as vocabularies
+
+
+@pytest.fixture(scope="module")
+def asked(toy_tokens, tmp_path_factory):
+    """Five labels a subject, at places all over its record."""
+    dataset, rows = token_dataset.open_tokens(toy_tokens), []
+    for name in ("train", "tuning"):
+        split = dataset.split(name)
+        for i in range(len(split)):
+            subject = split.subject(i)
+            times = subject.times[subject.num_static :]
+            for k in range(5):
+                rows.append((subject.subject_id, int(times[k * (len(times) - 1) // 4]), bool((i + k) % 3 == 0)))
+    schema = {"subject_id": pl.Int64, "prediction_time": pl.Int64, "boolean_value": pl.Boolean}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").unique(["subject_id", "prediction_time"], keep="first")
+    path = tmp_path_factory.mktemp("shared") / "task.parquet"
+    frame.with_columns(pl.col("prediction_time").cast(pl.Datetime("us"))).write_parquet(path)
+    return path
+
+
+def opened(tokens, labels, context, most):
+    settings = pipeline.Settings(
+        str(tokens), context_length=context, max_segments=8, labels=str(labels), labels_per_window=most
+    )
+    return settings, pipeline.open_split(token_dataset.open_tokens(tokens), "train", settings)
+
+
+@pytest.mark.parametrize(("context", "most"), [(64, 4), (256, 3), (2048, 8)])
+def test_every_label_is_there_once_with_enough_history(toy_tokens, asked, context, most):
+    _, alone = opened(toy_tokens, asked, context, 1)
+    _, part = opened(toy_tokens, asked, context, most)
+    assert len(part) < len(alone) and part.offsets[-1] == len(part.labels) == len(alone.labels)
+    key = lambda p, w, j: (int(p.windows.subject[w]), int(p.stops[j]), int(p.prediction_times[j]))  # noqa: E731
+    owners = np.repeat(np.arange(len(part)), np.diff(part.offsets))
+    given = sorted((key(part, w, j), part.labels[j].tolist()) for j, w in enumerate(owners))
+    assert given == sorted((key(alone, j, j), alone.labels[j].tolist()) for j in range(len(alone)))
+    assert np.diff(part.offsets).max() <= most and (part.windows.length <= context).all()
+    for j, w in enumerate(owners):
+        static = part.num_static[part.windows.subject[w]]
+        seen, history = part.stops[j] - part.windows.start[w], part.stops[j] - static
+        assert seen >= min(history, (context - static) // 2) and part.stops[j] <= part.windows.stop[w]
+
+
+def test_a_causal_model_says_the_same_of_a_label_alone_and_among_others(toy_tokens, asked):
+    # Contexts that hold everything: then nothing is cut, and the scores must be equal.
+    config = configs.to_dict(configs._parse(["--config=configs/gpt2.py:smoke"]))
+    config["data"]["context_length"] = config["model"]["max_positions"] = 2048
+    config["objective"] = dict(name="classification", pooling="last", dropout=0.0)
+    vocabulary = vocabularies.read(toy_tokens / "vocab.csv")
+    parts = run.build(config, vocabulary)
+    params = parts.init(jax.random.key(0))
+    head = parts.objective.head()
+    told = {}
+    for most in (1, 8):
+        settings, part = opened(toy_tokens, asked, 2048, most)
+        epoch = pipeline.plan_epoch(part, settings, seed=None)
+        place = {(int(s), int(t)): None for s, t in zip(part.stops, part.prediction_times)}
+        assert place
+        found = {}
+        rows = min(len(epoch.plan), 6)
+        batch = pipeline.make_batch(part, epoch, settings, rows=range(rows), batch_size=rows, index=0)
+        outputs = parts.model.apply({"params": params["model"]}, run.select(batch, parts.fields), deterministic=True)
+        apply = lambda p, *inputs: head.apply({"params": p}, *inputs)  # noqa: E731
+        device = run.select(batch, parts.fields)
+        scores = np.asarray(parts.objective.scores(apply, params["head"], outputs, device))
+        for row in range(rows):
+            for t in np.flatnonzero(batch["weights"][row]):
+                anchor = batch["label_anchors"][row, t]
+                segment = batch["segment_ids"][row, anchor]
+                who = int(batch["subject_id"][row, segment - 1])
+                found[who, int(batch["positions"][row, anchor])] = (scores[row, t, 0], batch["labels"][row, t, 0])
+        told[most] = found
+    common = sorted(set(told[1]) & set(told[8]))
+    assert len(common) > 20
+    np.testing.assert_allclose([told[1][k][0] for k in common], [told[8][k][0] for k in common], atol=2e-5)
+
+
+def test_models_that_see_later_tokens_are_refused():
+    for name, pooling, message in (("behrt", "last", "causal"), ("gpt2", "mean", "pooling"), ("gpt2", "last", None)):
+        config = configs.to_dict(configs._parse([f"--config=configs/{name}.py:smoke"]))
+        config["objective"] = dict(name="classification", pooling=pooling, dropout=0.0)
+        config["data"]["labels_per_window"] = 4
+        parts = run.build(config, vocabularies.smallest())
+        if message is None:
+            targets.check_sharing(config, parts.model)
+        else:
+            with pytest.raises(InputError, match=message):
+                targets.check_sharing(config, parts.model)
+
+
+def test_the_target_is_that_of_single_windows(toy_tokens, asked):
+    _, alone = opened(toy_tokens, asked, 64, 1)
+    _, part = opened(toy_tokens, asked, 64, 8)
+    assert labelled.describe(part, labelled.Target("yes_no"), "train").startswith(f"train: {len(alone):,} labels in")
