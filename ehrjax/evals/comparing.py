@@ -107,7 +107,9 @@ def compare(
         },
     }
     if kind == "yes_no":
-        result["positives"] = int(first.truth[:, 0].sum())
+        yes = first.truth[:, 0] > 0
+        result["positives"] = int(yes.sum())
+        result["subjects_of_the_rarer_answer"] = min(len(np.unique(subjects[yes])), len(np.unique(subjects[~yes])))
     result["groups"], result["gaps"] = by_group(entries, groups or {}, drawn, context)
     result["oracle"] = oracle(entries, measured, reference, primary)
     return result

@@ -9,7 +9,7 @@ from typing import Any
 from ehrjax.viz import figures
 from ehrjax.viz.page import Markup, Page, facts, figure, table, text
 
-FEW_SUBJECTS = 100
+FEW_SUBJECTS, FEW_OF_A_CLASS = 100, 10
 MOST_DRAWN = 9
 # Metrics that the first table shows; the others follow in one of their own.
 SHOWN = {
@@ -91,6 +91,12 @@ def _lead(told: Told) -> str:
             f"<strong>{result['subjects']} subjects show very little.</strong> The intervals say how little: a "
             "difference between models smaller than they are wide is no finding, and none of these numbers should be "
             "published as one."
+        )
+    rarer = result.get("subjects_of_the_rarer_answer", FEW_OF_A_CLASS)
+    if rarer < FEW_OF_A_CLASS:
+        sentences.append(
+            f"<strong>Only {rarer} subjects have the rarer answer.</strong> With so few to draw from, the intervals "
+            "themselves are too narrow."
         )
     sentences += [_leading(result)]
     return "".join(f"<p>{sentence}</p>" for sentence in sentences if sentence)
@@ -371,9 +377,16 @@ def _models(result: Told) -> list[str]:
     parts = []
     for model in result["models"]:
         told = {"role": model["role"], **model["told"]}
-        shown = [(name, json.dumps(v) if isinstance(v, (dict, list)) else v) for name, v in told.items()]
-        parts.append(f"<h3>{text(model['label'])}</h3>" + facts(shown))
+        # Everything that was tried is in metrics.json.
+        chosen = {name: value for name, value in (told.pop("chosen", None) or {}).items() if name != "tried"}
+        if chosen:
+            told["chosen on tuning"] = ", ".join(f"{name.replace('_', ' ')} {_short(v)}" for name, v in chosen.items())
+        parts.append(f"<h3>{text(model['label'])}</h3>" + facts(told.items()))
     return parts
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _configuration(told: Told) -> list[str]:
