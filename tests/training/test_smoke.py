@@ -1,4 +1,4 @@
-"""Every config's `:smoke`, without data, on the embedded hospital, to a report; one of them in a process of its own."""
+"""Every config's `:smoke`, without data, on the embedded hospital, to a report; one in a process of its own."""
 
 from __future__ import annotations
 

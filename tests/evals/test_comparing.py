@@ -1,0 +1,140 @@
+"""Models side by side: thresholds from tuning, paired differences, groups, and what goes beyond the best possible."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+
+from ehrjax.core.errors import InputError
+from ehrjax.data.labelled import Target
+from ehrjax.evals import comparing, entries, evaluation_page, judged
+from ehrjax.evals.comparing import Entry
+from ehrjax.evals.prediction_files import Predictions
+
+ROWS = 1200
+
+
+def predictions(values: np.ndarray, truth: np.ndarray, subjects: np.ndarray) -> Predictions:
+    keys = pl.DataFrame({"subject_id": subjects, "prediction_time": np.arange(len(truth)) * 10**6})
+    keys = keys.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
+    given = np.asarray(values, np.float32)[:, None]
+    return Predictions(Target("yes_no"), keys, truth.astype(np.float32)[:, None], given)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Known probabilities, a noisy view of them, a noisier one, and one that has seen the answers."""
+    rng = np.random.default_rng(0)
+
+    def split(seed):
+        own = np.random.default_rng(seed)
+        logit = own.normal(-1, 1.5, ROWS)
+        probability = 1 / (1 + np.exp(-logit))
+        truth = own.random(ROWS) < probability
+        noise = lambda sd: 1 / (1 + np.exp(-(logit + own.normal(0, sd, ROWS))))  # noqa: E731
+        subjects = np.sort(own.integers(0, 400, ROWS))
+        views = {"oracle": probability, "good": noise(0.5), "counts_lr": noise(1.5)}
+        views["leaky"] = np.where(truth, 0.6, 0.4) + 0.3 * (probability - 0.5)
+        return {name: predictions(values, truth, subjects) for name, values in views.items()}
+
+    held, tuning = split(1), split(2)
+    roles = {"oracle": "oracle", "counts_lr": "baseline"}
+    listed = [Entry(n, n, roles.get(n, "model"), held[n], tuning[n]) for n in ("counts_lr", "good", "leaky", "oracle")]
+    groups = {
+        "half": np.where(np.arange(ROWS) < ROWS // 2, "a", "b"),
+        "odd": np.where(np.arange(ROWS) < 12, "few", "most"),
+    }
+    return listed, comparing.compare(listed, reference="counts_lr", groups=groups, resamples=300), rng
+
+
+def test_the_threshold_is_of_the_best_f1_on_tuning(made):
+    listed, result, _ = made
+    for entry, model in zip(listed, result["models"]):
+        truth, values = entry.tuning.truth[:, 0] > 0, entry.tuning.values[:, 0].astype(np.float64)
+        best = max(f1_score(truth, values >= cut) for cut in np.unique(values))
+        assert f1_score(truth, values >= model["threshold"]) == pytest.approx(best)
+        held, said = entry.held_out.truth[:, 0] > 0, entry.held_out.values[:, 0] >= np.float32(model["threshold"])
+        assert model["metrics"]["f1"]["value"] == pytest.approx(f1_score(held, said), abs=1e-9)
+
+
+def test_differences_are_paired(made):
+    listed, result, _ = made
+    found = result["differences"]["good"]["auroc"]
+    first, second = (
+        roc_auc_score(e.held_out.truth[:, 0], e.held_out.values[:, 0].astype(float)) for e in (listed[1], listed[0])
+    )
+    assert found["value"] == pytest.approx(first - second) and found["low"] > 0
+    apart = [m["metrics"]["auroc"] for m in result["models"][:2]]
+    # The two share most of their noise: the difference is known better than either.
+    assert found["high"] - found["low"] < 0.9 * sum(m["high"] - m["low"] for m in apart)
+
+
+def test_the_share_of_the_gap_and_the_leak(made):
+    _, result, _ = made
+    told = result["oracle"]
+    assert told["worth_telling"] and set(told["models"]) == {"good", "leaky"}
+    closed = told["models"]["good"]["closed"]
+    values = {m["name"]: m["metrics"]["auroc"]["value"] for m in result["models"]}
+    expected = (values["good"] - values["counts_lr"]) / (values["oracle"] - values["counts_lr"])
+    assert closed["value"] == pytest.approx(expected) and closed["low"] < expected < closed["high"] and expected < 1
+    assert not told["models"]["good"]["leak"] and told["models"]["leaky"]["leak"]
+    page = evaluation_page.make(
+        {"task": "t", "split": "held_out", "warnings": [], "result": result, "about": {}, "settings": {}}
+    ).render()
+    assert "leaky is better than the best possible beyond its interval" in page
+
+
+def test_groups_have_sizes_and_small_ones_are_said_to_be_small(made):
+    listed, result, _ = made
+    half, odd = result["groups"]["half"], result["groups"]["odd"]
+    assert half["a"]["labels"] == half["b"]["labels"] == ROWS // 2 and not half["a"]["too_small"]
+    assert odd["few"]["too_small"] and not odd["most"]["too_small"]
+    own = listed[1].held_out
+    rows = np.arange(ROWS) < ROWS // 2
+    expected = roc_auc_score(own.truth[rows, 0], own.values[rows, 0].astype(float))
+    assert half["a"]["models"]["good"]["auroc"]["value"] == pytest.approx(expected)
+    assert result["gaps"]["odd"]["good"] is None and result["gaps"]["half"]["good"]["value"] >= 0
+    assert "oracle" not in half["a"]["models"]
+
+
+def test_recalibration_is_fitted_on_tuning_and_mends_it():
+    rng = np.random.default_rng(5)
+
+    def split(count):
+        logit = rng.normal(0, 1, count)
+        truth = rng.random(count) < 1 / (1 + np.exp(-logit))
+        return predictions(1 / (1 + np.exp(-3 * logit)), truth, np.arange(count))  # three times too extreme
+
+    entry = Entry("m", "m", "model", split(3000), split(3000))
+    (model,) = comparing.compare([entry], reference="m", resamples=50)["models"]
+    assert model["metrics"]["calibration_slope"]["value"] == pytest.approx(1 / 3, abs=0.05)
+    told = model["recalibrated"]["temperature"]
+    assert told["fitted"]["temperature"] == pytest.approx(3, rel=0.15)
+    assert told["metrics"]["calibration_slope"]["value"] == pytest.approx(1, abs=0.12)
+    assert model["recalibrated"]["isotonic"]["metrics"]["ece"]["value"] < model["metrics"]["ece"]["value"] / 2
+
+
+def test_predictions_are_matched_by_key_not_by_place(made):
+    listed, _, rng = made
+    own, truth = listed[1].held_out, listed[0].held_out
+    mixed = comparing.subset(own, rng.permutation(ROWS))
+    found = judged.foreign(mixed, truth, "file", partial=False)
+    assert found.keys.equals(truth.keys)
+    np.testing.assert_array_equal(found.values, own.values)
+    part = judged.foreign(comparing.subset(mixed, np.arange(700)), truth, "file", partial=True)
+    (first, second) = entries.on_common_labels([listed[0], Entry("p", "p", "model", part)], truth.keys)
+    assert first.held_out.keys.equals(second.held_out.keys) and len(second.held_out) == 700
+    with pytest.raises(InputError, match="lacks predictions for 500 of"):
+        judged.foreign(part, truth, "file", partial=False)
+
+
+def test_one_class_has_no_number_but_a_reason():
+    truth, subjects = np.zeros(80, bool), np.arange(80)
+    entry = Entry("m", "m", "model", predictions(np.linspace(0, 1, 80), truth, subjects))
+    result = comparing.compare([entry], reference="m", resamples=20)
+    found = result["models"][0]["metrics"]["auroc"]
+    assert found["value"] is None and found["reason"] == "only one class" and result["models"][0]["curves"] == {}
+    told = {"task": "t", "split": "held_out", "warnings": [], "result": result, "about": {}, "settings": {}}
+    assert "only one class" in evaluation_page.make(told).render()
