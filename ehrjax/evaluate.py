@@ -66,13 +66,16 @@ def _named(given: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given:
         name, equals, path = text.partition("=")
-        if not equals:
+        if not equals or "/" in name:  # a path may hold an = of its own
             path = text
-            parts = [part for part in Path(text).with_suffix("").parts if part not in ("run", "predictions", "/", "..")]
+            bare = Path(text.removesuffix(".parquet").removesuffix(".csv"))
+            parts = [part for part in bare.parts if part not in ("run", "predictions", "/", "..")]
             name = parts[-1] if parts else "model"
         if not path:
             raise InputError(f"{text!r} names no path; write NAME=PATH.")
         name = re.sub(r"[^\w.-]+", "_", name)
+        if not re.search(r"\w", name):
+            raise InputError(f"{text!r} has no name that a folder could have; write NAME=PATH.")
         if name in found:
             raise InputError(f"Two are called {name}; give one another name (NAME=PATH).")
         found[name] = path
@@ -82,9 +85,9 @@ def _named(given: Sequence[str]) -> dict[str, str]:
 def _embedded_events(runs: dict[str, Any]) -> str:
     """The events of the embedded hospital that a run was trained on, or nothing."""
     for run in runs.values():
-        path = Path(run.config["data"]["path"]).parent / "events"
-        if path.is_dir():
-            return str(path)
+        tokens = Path(run.config["data"]["path"])
+        if tokens.parent.name == "data" and (tokens.parent / "events").is_dir():
+            return str(tokens.parent / "events")
     return ""
 
 

@@ -211,7 +211,7 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
         workdirs.claim(workdir, config, dataset)
         noted.write(workdir, config)
         if target is not None:
-            targets.write(workdir, target)
+            targets.write(workdir, target, settings.labels)
             for name, part in (("train", training), ("tuning", tuning_split)):
                 print(labelled.describe(part, target, name), flush=True)
         if sections.start.checkpoint:

@@ -189,9 +189,10 @@ def refuse_existing(path: str | Path, *, what: str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Writes `value` as indented JSON with sorted keys, atomically."""
+    """Writes `value` as indented JSON with sorted keys, atomically; NaN, which JSON lacks, is an error."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with written_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path, *, what: str) -> dict:

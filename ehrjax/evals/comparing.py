@@ -84,7 +84,7 @@ def compare(
             "label": entry.label,
             "role": entry.role,
             "threshold": cut,
-            "threshold_from": "tuning" if entry.tuning is not None else "fixed",
+            "threshold_from": "tuning" if chosen_on_tuning(entry) else "fixed",
             "metrics": _plain(measured[entry.name]),
             "told": dict(entry.told),
         }
@@ -146,9 +146,17 @@ def as_prediction(made: Predictions, threshold: float) -> suites.Prediction:
     return suites.Prediction(values[:, 0], threshold=threshold)
 
 
+def chosen_on_tuning(entry: Entry) -> bool:
+    """Whether the tuning labels have both answers, so that a threshold can be chosen by them."""
+    if entry.tuning is None or entry.held_out.target.kind != "yes_no" or not len(entry.tuning):
+        return False
+    truth = entry.tuning.truth[:, 0] > 0
+    return bool(truth.any() and not truth.all())
+
+
 def threshold_of(entry: Entry) -> float:
     """The probability from which on an entry says yes: that of the best F1 on tuning, or a half."""
-    if entry.tuning is None or entry.held_out.target.kind != "yes_no" or not len(entry.tuning):
+    if not chosen_on_tuning(entry):
         return 0.5
     truth = entry.tuning.truth[:, 0] > 0
     return float(thresholds.best_f1(truth, entry.tuning.values[:, 0].astype(np.float64)))
@@ -178,11 +186,10 @@ def recalibrated(entry: Entry, drawn: Resamples) -> dict[str, Any]:
     target = as_target(entry.held_out)
     before = entry.held_out.values[:, 0].astype(np.float64)
     maps: dict[str, Any] = {}
-    if entry.tuning is not None and len(entry.tuning):
+    if chosen_on_tuning(entry):
         truth, given = entry.tuning.truth[:, 0] > 0, entry.tuning.values[:, 0].astype(np.float64)
-        if truth.any() and not truth.all():
-            maps["temperature"] = recalibration.fit_temperature(truth, given)
-            maps["isotonic"] = recalibration.fit_isotonic(truth, given)
+        maps["temperature"] = recalibration.fit_temperature(truth, given)
+        maps["isotonic"] = recalibration.fit_isotonic(truth, given)
     result = {}
     for name, mapped in maps.items():
         measures = suites.measure(target, suites.Prediction(mapped(before)), drawn)
@@ -197,23 +204,26 @@ def by_group(
     """Every metric within every group, and the widest gap of the primary one between groups that are large enough."""
     told: dict[str, Any] = {}
     gaps: dict[str, Any] = {}
-    judged = [entry for entry in entries if entry.role != "oracle"]
+    judged = {entry.name: (entry, threshold_of(entry)) for entry in entries if entry.role != "oracle"}
     for column, members in groups.items():
         told[column], measures = {}, {}
         for group in sorted(set(members.tolist())):
             chosen = np.flatnonzero(members == group)
             size = group_size(entries[0].held_out, chosen)
+            told[column][group] = {**size, "models": {}}
+            if size["too_small"]:  # nothing could be said with the numbers
+                continue
             measures[group] = {
-                entry.name: suites.measure(
+                name: suites.measure(
                     as_target(subset(entry.held_out, chosen)),
-                    as_prediction(subset(entry.held_out, chosen), threshold_of(entry)),
+                    as_prediction(subset(entry.held_out, chosen), cut),
                     drawn,
                     context=context,
                 )
-                for entry in judged
+                for name, (entry, cut) in judged.items()
             }
-            told[column][group] = {**size, "models": {name: _plain(found) for name, found in measures[group].items()}}
-        gaps[column] = {entry.name: gap(told[column], measures, entry) for entry in judged}
+            told[column][group]["models"] = {name: _plain(found) for name, found in measures[group].items()}
+        gaps[column] = {name: gap(measures, entry) for name, (entry, _) in judged.items()}
     return told, gaps
 
 
@@ -228,17 +238,14 @@ def group_size(made: Predictions, chosen: np.ndarray) -> dict[str, Any]:
     return {**size, "too_small": bool(few)}
 
 
-def gap(told: Mapping[str, Any], measures: Mapping[str, Any], entry: Entry) -> dict[str, Any] | None:
+def gap(measures: Mapping[str, Any], entry: Entry) -> dict[str, Any] | None:
     """The difference of the primary metric between the two groups that are farthest apart, paired; None without two."""
     primary = PRIMARY[entry.held_out.target.kind]
-    known = {
-        group: found[entry.name][primary]
-        for group, found in measures.items()
-        if not told[group]["too_small"] and not np.isnan(found[entry.name][primary].value)
-    }
-    if len(known) < 2:
+    known = {group: found[entry.name][primary] for group, found in measures.items()}
+    ordered = sorted((g for g in known if not np.isnan(known[g].value)), key=lambda g: known[g].value)
+    if len(ordered) < 2:
         return None
-    highest, lowest = (pick(known, key=lambda g: known[g].value) for pick in (max, min))
+    lowest, highest = ordered[0], ordered[-1]
     return {
         "metric": primary,
         "highest": highest,
@@ -250,33 +257,36 @@ def gap(told: Mapping[str, Any], measures: Mapping[str, Any], entry: Entry) -> d
 def oracle(
     entries: Sequence[Entry], measured: Mapping[str, Mapping[str, suites.Measure]], reference: str, primary: str
 ) -> dict[str, Any] | None:
-    """How much of the way from the reference to the best possible each model goes, and who goes beyond it."""
+    """Who goes beyond the best possible, and how much of the way to it from the reference each other model goes.
+
+    The share is told only where there is a way to go: a gap of at least LEAST_GAP whose interval is above 0.
+    """
     best = next((entry for entry in entries if entry.role == "oracle"), None)
-    if best is None or reference == best.name:
+    if best is None:
         return None
     top, base = measured[best.name][primary], measured[reference][primary]
     room = suites.difference(top, base)
+    worth = bool(room.value >= LEAST_GAP and room.low is not None and room.low > 0)
     models = {}
     for entry in entries:
-        if entry.name in (best.name, reference):
+        if entry.name == best.name:
             continue
         own = measured[entry.name][primary]
-        above = suites.difference(own, base)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shares = above.draws / room.draws
-        low, high = discrimination.interval(np.where(np.isfinite(shares), shares, np.nan))
         beyond = suites.difference(own, top)
-        models[entry.name] = {
-            "closed": {"value": _number(above.value / room.value if room.value else np.nan), "low": low, "high": high},
-            "beyond": beyond.as_dict(),
-            "leak": bool(beyond.low is not None and beyond.low > 0),
-        }
+        leak = bool(beyond.low is not None and beyond.low > 0)
+        models[entry.name] = {"closed": None, "beyond": beyond.as_dict(), "leak": leak}
+        if worth and entry.name != reference:
+            above = suites.difference(own, base)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                shares = above.draws / room.draws
+            low, high = discrimination.interval(np.where(np.isfinite(shares), shares, np.nan))
+            models[entry.name]["closed"] = {"value": _number(above.value / room.value), "low": low, "high": high}
     return {
         "name": best.name,
         "reference": reference,
         "metric": primary,
         "room": room.as_dict(),
-        "worth_telling": bool(room.value >= LEAST_GAP),
+        "worth_telling": worth,
         "models": models,
     }
 

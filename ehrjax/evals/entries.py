@@ -42,17 +42,26 @@ def of_file(name: str, path: str, found: Judged, split: str, *, partial: bool) -
     """
     given = judging.files_of(path, split)
     read = {where: prediction_files.read(place) for where, place in given.items()}
-    if TUNING in found.truth and set(read) == {split} and split != TUNING:
-        own, tuning = read[split], found.truth[TUNING].keys
+    if TUNING in found.every and set(read) == {split} and split != TUNING:
+        own, tuning = read[split], found.every[TUNING].keys
         both = own.keys.join(tuning, on=list(KEYS), how="semi", maintain_order="left")
         if len(both):
             rest = own.keys.join(tuning, on=list(KEYS), how="anti", maintain_order="left")
             read = {TUNING: judged.aligned(own, both), split: judged.aligned(own, rest)}
     made = {
-        where: judged.foreign(own, found.truth[where], given.get(where, path), partial=partial or where != split)
+        where: judged.foreign(
+            own,
+            found.truth[where],
+            given.get(where, path),
+            partial=partial or where != split,
+            every=found.every[where],
+        )
         for where, own in read.items()
         if where in found.truth
     }
+    strangers = read[split].keys.join(found.every[split].keys, on=list(KEYS), how="anti")
+    if len(strangers):
+        found.warnings.append(f"{len(strangers):,} predictions of {name} belong to no label and are left out.")
     if lacking := len(found.truth[split]) - len(made[split]):
         found.warnings.append(f"{name} has no prediction for {lacking:,} labels; all models are judged without them.")
     return Entry(name, name, "model", made[split], made.get(TUNING), {"file": path})

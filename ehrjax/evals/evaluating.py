@@ -20,14 +20,25 @@ import ehrjax
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled
-from ehrjax.evals import comparing, efficiency, entries, evaluation_page, judging, predicting, prediction_files, stress
+from ehrjax.evals import (
+    comparing,
+    efficiency,
+    entries,
+    evaluation_page,
+    judged,
+    judging,
+    predicting,
+    prediction_files,
+    stress,
+)
 from ehrjax.evals.baselines import fitting, subject_groups
 from ehrjax.evals.comparing import Entry
 from ehrjax.evals.judged import Judged
-from ehrjax.evals.prediction_files import Predictions
+from ehrjax.evals.prediction_files import KEYS, Predictions
 from ehrjax.evals.settings import Settings
 from ehrjax.evals.simple_models import EDGES_DAYS, Simple
 from ehrjax.ingest import meds
+from ehrjax.ingest.fingerprint import fingerprint
 from ehrjax.ingest.meds import TRAIN, TUNING
 
 ALL = "all"
@@ -51,6 +62,7 @@ def evaluate(
     Raises:
       InputError: something given cannot be used.
     """
+    _check_given(runs, predictions, settings)
     found = judging.collect(runs, predictions, settings)
     supervised = {name: run for name, run in runs.items() if (run.folder / predicting.TARGET_FILE).is_file()}
     others = [run for name, run in runs.items() if name not in supervised]
@@ -58,9 +70,14 @@ def evaluate(
         predicting.target_of(others[0])  # says what is missing
     simple = _simple(supervised, found, settings)
     made: list[Entry] = []
-    for name in _baselines(found, settings):
-        say(f"baseline {name}")
-        made.append(simple.baseline(name))
+    baselines, probe = _baselines(found, settings), settings.probe
+    if settings.split == TRAIN and (baselines or probe):
+        found.warnings.append("Baselines and probes are fitted on train, so they are left out.")
+        baselines, probe = (), False
+    if baselines:
+        _check_events(simple, found)
+    _check_reference(baselines, runs if probe else {}, supervised, predictions, found, settings)
+    groups = _groups(found.truth[settings.split], settings)
     for name, run in supervised.items():
         say(f"predictions of {name}")
         made.append(entries.of_run(name, run, found, settings.split))
@@ -68,8 +85,11 @@ def evaluate(
         entries.of_file(name, path, found, settings.split, partial=settings.partial)
         for name, path in predictions.items()
     ]
+    for name in reversed(baselines):
+        say(f"baseline {name}")
+        made.insert(0, simple.baseline(name))
     vectors = {}
-    if settings.probe:
+    if probe:
         for name, run in runs.items():
             say(f"linear probe on {name}")
             vectors[name] = simple.vectors(name, run)
@@ -82,14 +102,17 @@ def evaluate(
     result = comparing.compare(
         made,
         reference=_reference(made, settings),
-        groups=_groups(made[0].held_out, settings),
+        groups=_of_rows(groups, found.truth[settings.split], made[0].held_out),
         context=comparing.context_of(times, simple.edges_days),
         resamples=settings.resamples,
         seed=settings.seed,
     )
     told: dict[str, Any] = {"task": found.labels.name, "split": settings.split, "warnings": found.warnings}
     told["result"] = result
-    if settings.few_shot:
+    for name, of in (result["oracle"] or {"models": {}})["models"].items():
+        if of["leak"]:
+            found.warnings.append(f"{name} is better than the best possible beyond its interval: a leak.")
+    if settings.few_shot and settings.split not in (TRAIN, TUNING):
         say("few-shot curves")
         told["few_shot"] = simple.few_shot(vectors, settings.few_shot, settings.shots)
     if supervised and (settings.robustness or settings.sites):
@@ -122,6 +145,58 @@ def _simple(supervised: Mapping[str, Any], found: Judged, settings: Settings) ->
     return Simple(found, settings.split, edges, dataset, settings.seed)
 
 
+def _check_given(runs: Mapping[str, Any], predictions: Mapping[str, str], settings: Settings) -> None:
+    """Raises InputError for what can be seen to be missing before anything is computed."""
+    for path in predictions.values():
+        for file in judging.files_of(path, settings.split).values():
+            if not file.is_file():
+                raise InputError(f"The predictions {file} do not exist.")
+    for what, path in (("shots", settings.shots), ("groups", settings.group_file), ("events", settings.events)):
+        if path and not Path(path).exists():
+            raise InputError(f"The {what} {path} do not exist.")
+    for site, paths in settings.sites.items():
+        for path in paths:
+            if not Path(path).exists():
+                raise InputError(f"{path} of the site {site} does not exist.")
+
+
+def _check_events(simple: Simple, found: Judged) -> None:
+    """Refuses events without the labels' subjects, and warns of events that are not those of tokens or labels.
+
+    Raises:
+      InputError: a labelled subject has no events, which would make the baselines worse than they are.
+    """
+    ids = simple.labels["subject_id"].unique()
+    strangers = ids.filter(~ids.is_in(simple.dataset.splits["subject_id"].implode()))
+    if len(strangers):
+        raise InputError(
+            f"{simple.dataset.folder} lacks {len(strangers):,} of {len(ids):,} subjects with labels (such as "
+            f"{strangers[0]}); name the events that the labels were made from."
+        )
+    own = fingerprint(simple.dataset)
+    told = {found.labels.info.get("dataset", {}).get("fingerprint")}
+    told |= {tokens.dataset.info["source_fingerprint"] for tokens in found.tokens.values()}
+    if told - {None, own}:
+        found.warnings.append(
+            f"The events {simple.dataset.folder} are not those that the labels or tokens were made from: baselines may "
+            "know more or less than the models."
+        )
+
+
+def _check_reference(
+    baselines: tuple[str, ...],
+    probed: Mapping[str, Any],
+    supervised: Mapping[str, Any],
+    predictions: Mapping[str, str],
+    found: Judged,
+    settings: Settings,
+) -> None:
+    names = [*baselines, *supervised, *predictions, *(f"probe_{name}" for name in probed)]
+    names += ["oracle"] if judged.TRUE_PROBABILITY in found.labels.frame.columns else []
+    if settings.reference and settings.reference not in names:
+        raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(names)}.")
+
+
 def _baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
     known = fitting.baselines_for(found.target.kind)
     chosen = known if settings.baselines == (ALL,) else settings.baselines
@@ -135,15 +210,14 @@ def _baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
 
 def _reference(made: list[Entry], settings: Settings) -> str:
     names = [entry.name for entry in made]
-    if settings.reference:
-        if settings.reference not in names:
-            raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(names)}.")
-        return settings.reference
-    return next((name for name in _REFERENCES if name in names), names[0])
+    return settings.reference or next((name for name in _REFERENCES if name in names), names[0])
 
 
 def _groups(made: Predictions, settings: Settings) -> dict[str, np.ndarray]:
-    """Columns of groups: from events, from the user's file, and the time of prediction."""
+    """Columns of groups of the judged labels: from events, from the user's file, and the time of prediction."""
+    own = ("sex", "age", *subject_groups.FAMILIES, "period")
+    if clash := [name for name in settings.group_columns if name in own]:
+        raise InputError(f"--groups has a column {clash[0]!r}, which the report has of its own; give it another name.")
     found: dict[str, np.ndarray] = {}
     if settings.events:
         dataset = meds.open_dataset(settings.events)
@@ -151,7 +225,13 @@ def _groups(made: Predictions, settings: Settings) -> dict[str, np.ndarray]:
         found = subject_groups.groups(dataset, made.keys, file=file, columns=settings.group_columns)
     elif settings.group_columns:
         found = subject_groups.from_file(Path(settings.group_file), made.keys, settings.group_columns)
-    found |= periods(made.keys)
+    return found | periods(made.keys)
+
+
+def _of_rows(groups: Mapping[str, np.ndarray], every: Predictions, made: Predictions) -> dict[str, np.ndarray]:
+    """The groups of those labels that are compared; columns of one group say nothing and are left out."""
+    at = made.keys.join(every.keys.with_row_index("_at"), on=list(KEYS), how="left", maintain_order="left")["_at"]
+    found = {name: members[at.to_numpy()] for name, members in groups.items()}
     return {name: members for name, members in found.items() if len(set(members.tolist())) > 1}
 
 
@@ -170,7 +250,8 @@ def _robustness(supervised: Mapping[str, Any], found: Judged, settings: Settings
     if settings.robustness:
         told["degraded"], told["notes"] = stress.degraded(supervised, found, settings.split, **options)
     if settings.sites:
-        told["sites"] = stress.sites(supervised, settings.sites, found.target, **options)
+        told["sites"], notes = stress.sites(supervised, settings.sites, found.target, **options, force=settings.force)
+        told["notes"] += notes
     return told
 
 

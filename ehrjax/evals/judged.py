@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled, token_dataset
 from ehrjax.data import notes as note_vectors
@@ -100,6 +101,7 @@ class Judged:
       labels: as read.
       target: what they are.
       truth: split -> keys and truth; the values are empty.
+      every: the same of all labels, those that some run has no window for included.
       tokens: run name -> its tokens and windows.
       warnings: sentences for the report.
     """
@@ -107,17 +109,33 @@ class Judged:
     labels: reading.Labels
     target: labelled.Target
     truth: dict[str, Predictions]
+    every: dict[str, Predictions]
     tokens: dict[str, Tokens]
     warnings: list[str]
 
 
-def trained_on(run: Any, subjects: np.ndarray) -> int | None:
-    """How many of some subjects are in the train split of the run's own tokens; None where these are gone."""
-    try:
-        own = token_dataset.open_tokens(run.config["data"]["path"]).split("train").subject_ids
-    except InputError:
-        return None
-    return int(np.isin(np.unique(subjects), own).sum())
+def trained_on(run: Any, subjects: np.ndarray) -> tuple[int, bool]:
+    """How many of some subjects a run has been trained on, itself or what it started from.
+
+    Returns:
+      (subjects in the train splits of all of their tokens, whether the tokens of all of them are still there).
+    """
+    asked, seen, whole = np.unique(subjects), np.zeros(0, np.int64), True
+    config, met = run.config, set()
+    while config is not None:
+        try:
+            seen = np.union1d(seen, token_dataset.open_tokens(config["data"]["path"]).split("train").subject_ids)
+        except InputError:
+            whole = False
+        start = config["init"]["checkpoint"]
+        if not start or start in met:
+            break
+        met.add(start)
+        try:
+            config = files.read_json(Path(start) / "config.json", what="run's folder").get("config")
+        except InputError:
+            config, whole = None, False
+    return int(np.isin(asked, seen).sum()), whole
 
 
 def aligned(made: Predictions, keys: pl.DataFrame) -> Predictions:
@@ -128,13 +146,16 @@ def aligned(made: Predictions, keys: pl.DataFrame) -> Predictions:
     return Predictions(made.target, keys, truth, made.values[chosen], made.edges_days)
 
 
-def foreign(made: Predictions, truth: Predictions, path: str | Path, *, partial: bool) -> Predictions:
+def foreign(
+    made: Predictions, truth: Predictions, path: str | Path, *, partial: bool, every: Predictions | None = None
+) -> Predictions:
     """Somebody's predictions of the judged labels, checked against these.
 
     Args:
       made: read from a file.
       truth: the judged labels: keys, truth, target; its values are not looked at.
       path: the file, for messages.
+      every: all labels, those that some run has no window for included; None: the judged ones.
       partial: labels without predictions, and predictions without labels, are left out instead of refused.
 
     Raises:
@@ -146,14 +167,15 @@ def foreign(made: Predictions, truth: Predictions, path: str | Path, *, partial:
         raise InputError(f"{path} holds predictions of the kind {made.target.kind}, the labels are {kind}.")
     if kind in ("classes", "codes") and made.target.names != truth.target.names:
         raise InputError(f"{path} names other {kind} than the labels do; write it with the labels' own.")
-    extra = made.keys.join(truth.keys, on=list(KEYS), how="anti")
+    whole = truth if every is None else every
+    extra = made.keys.join(whole.keys, on=list(KEYS), how="anti")
     if len(extra) and not partial:
-        known = set(truth.keys["subject_id"].to_list())
+        known = set(whole.keys["subject_id"].to_list())
         first = extra.row(0)
         what = "a subject without labels" if first[0] not in known else "a time without a label"
         raise InputError(
             f"{path} has {len(extra):,} predictions that belong to no label (the first: subject {first[0]} at "
-            f"{first[1]}, {what}); remove them, or leave them out by --partial."
+            f"{first[1]} UTC, {what}); remove them, or leave them out by --partial."
         )
     lacking = truth.keys.join(made.keys, on=list(KEYS), how="anti")
     if len(lacking) and not partial:

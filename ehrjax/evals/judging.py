@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ def collect(runs: Mapping[str, Any], predictions: Mapping[str, str], settings: S
         if not settings.force:
             raise InputError("The split train is what models are trained on; judge by another one, or add --force.")
         warnings.append("Judged by the split that models were trained on: nothing here holds for new subjects.")
+    if settings.split == TUNING:
+        warnings.append(
+            "Judged by tuning, on which models stopped and penalties were chosen: these numbers are too good."
+        )
     if not settings.labels:
         return _of_files(predictions, settings, warnings)
     labels = judged.read(settings.labels, settings.decode)
@@ -49,27 +54,39 @@ def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings
         tokens[name] = own
         if settings.split not in own.parts:
             raise InputError(f"No label of {labels.name} belongs to a subject in {settings.split} of {path}.")
-        seen = judged.trained_on(run, predicting.keys_of(own.parts[settings.split])["subject_id"].to_numpy())
+        seen, whole = judged.trained_on(run, predicting.keys_of(own.parts[settings.split])["subject_id"].to_numpy())
         if seen and not settings.force:
             raise InputError(
-                f"{name} was trained on {seen:,} of the subjects in {settings.split}; judge by others, or add --force."
+                f"{name}, or what it started from, was trained on {seen:,} of the subjects in {settings.split}; judge "
+                "by others, or add --force."
             )
         if seen:
             warnings.append(f"{name} was trained on {seen:,} of the judged subjects: its numbers are too good.")
-        if seen is None:
-            warnings.append(
-                f"The tokens that {name} was trained on are gone: whether it knows these subjects is unsure."
-            )
+        if not whole:
+            warnings.append(f"Tokens that {name} was trained on are gone: whether it knows these subjects is unsure.")
+        tasks = predicting.tasks_of(run)
+        if tasks and labels.name not in tasks:
+            warnings.append(f"{name} was trained on {', '.join(tasks)} and is judged by {labels.name}.")
     first = next(iter(tokens.values()))
     truth = {}
     for split in first.parts:
         parts = [own.parts[split] for own in tokens.values() if split in own.parts]
         if len(parts) == len(tokens):
             truth[split] = _common(parts, first.target)
-    return Judged(labels, first.target, truth, tokens, warnings)
+    every = {}
+    for split in truth:
+        ids = first.dataset.split(split).subject_ids
+        frame = labels.frame.filter(pl.col("subject_id").is_in(pl.Series(ids).implode()))
+        every[split] = _of_frame(labels, frame, first.target)
+    return Judged(labels, first.target, truth, every, tokens, warnings)
 
 
 def _of_labels(labels: reading.Labels, settings: Settings, warnings: list[str]) -> Judged:
+    told = labels.frame[reading.SPLIT]
+    if told.null_count() == len(told):
+        # Somebody's labels, all of them to judge by.
+        labels = replace(labels, frame=labels.frame.with_columns(pl.lit(settings.split).alias(reading.SPLIT)))
+        warnings.append(f"The labels do not say their split: all of them are taken for {settings.split}.")
     train = labels.frame.filter(pl.col(reading.SPLIT) == TRAIN)["subject_id"].unique().to_numpy()
     target = labelled.target_of(labels, train if len(train) else labels.frame["subject_id"].unique().to_numpy())
     truth = {}
@@ -81,24 +98,32 @@ def _of_labels(labels: reading.Labels, settings: Settings, warnings: list[str]) 
                 "writes a folder a split."
             )
         if len(frame):
-            values, known = labelled.values_of(reading.Labels(labels.name, labels.value, frame, labels.info), target)
-            truth[split] = _sorted(target, frame.select(*KEYS).filter(pl.Series(known)), values[known])
-    return Judged(labels, target, truth, {}, warnings)
+            truth[split] = _of_frame(labels, frame, target)
+    return Judged(labels, target, truth, truth, {}, warnings)
+
+
+def _of_frame(labels: reading.Labels, frame: pl.DataFrame, target: labelled.Target) -> Predictions:
+    """Keys and truth of some of the labels."""
+    values, known = labelled.values_of(replace(labels, frame=frame), target)
+    return _sorted(target, frame.select(*KEYS).filter(pl.Series(known)), values[known])
 
 
 def _of_files(predictions: Mapping[str, str], settings: Settings, warnings: list[str]) -> Judged:
-    """The truth as the first file of predictions says it."""
-    first = next(iter(predictions.values()), None)
-    if first is None:
+    """The truth as the files of predictions say it: of each split the first that has it."""
+    if not predictions:
         raise InputError("Name what to evaluate: --workdir=RUN with --labels=DIR, or --predictions=FILE.")
-    truth = {}
-    for split, path in files_of(first, settings.split).items():
-        made = prediction_files.read(path)
-        if made.truth is None:
-            raise InputError(f"{path} holds no truth (such as boolean_value); name the labels as --labels.")
-        truth[split] = _sorted(made.target, made.keys, made.truth)
+    truth: dict[str, Predictions] = {}
+    for given in predictions.values():
+        for split, path in files_of(given, settings.split).items():
+            if split in truth:
+                continue
+            made = prediction_files.read(path)
+            if made.truth is None:
+                raise InputError(f"{path} holds no truth (such as boolean_value); name the labels as --labels.")
+            truth[split] = _sorted(made.target, made.keys, made.truth)
     target = truth[settings.split].target
-    return Judged(reading.Labels(Path(first).stem, "", pl.DataFrame(), {}), target, truth, {}, warnings)
+    name = Path(next(iter(predictions.values()))).stem
+    return Judged(reading.Labels(name, "", pl.DataFrame(), {}), target, truth, truth, {}, warnings)
 
 
 def files_of(path: str, split: str) -> dict[str, Path]:

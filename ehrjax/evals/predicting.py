@@ -51,6 +51,12 @@ def target_of(run: Any) -> Target:
     return Target(found["kind"], tuple(found["names"]))
 
 
+def tasks_of(run: Any) -> tuple[str, ...]:
+    """The names of the labels that a run was trained on, as far as it says."""
+    path = Path(run.folder) / TARGET_FILE
+    return tuple(files.read_json(path, what="supervised run's folder").get("tasks", ())) if path.is_file() else ()
+
+
 def outputs(run: Any, content: Sequence[Window], key: str) -> np.ndarray:
     """[N, outputs] float32: one output of the run's objective for each window."""
     found: np.ndarray | None = None

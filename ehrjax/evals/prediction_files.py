@@ -175,7 +175,9 @@ def _need(frame: pl.DataFrame, names: list[str], path: Path) -> None:
 def _keys(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     _need(frame, list(KEYS), path)
     try:
-        keys = frame.select(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
+        keys = frame.select(pl.col("subject_id").cast(pl.Int64), _times(frame["prediction_time"]))
+        if frame["subject_id"].dtype.is_float() and (frame["subject_id"].drop_nulls() % 1 != 0).any():
+            raise InputError(f"{path}: column 'subject_id' holds numbers that are not whole.")
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path}: subject_id must be whole numbers and prediction_time timestamps.") from error
     for name in KEYS:
@@ -187,6 +189,13 @@ def _keys(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
             f"{path} has two predictions of subject {first[0]} at {first[1]}; keep one of each subject and time."
         )
     return keys
+
+
+def _times(column: pl.Series) -> pl.Series:
+    """Timestamps; text is parsed, and a time zone leads to UTC, as MEDS has it."""
+    if column.dtype == pl.String:
+        column = column.str.to_datetime(time_unit="us")
+    return column.cast(pl.Datetime("us")).alias("prediction_time")
 
 
 def _numbers(frame: pl.DataFrame, name: str, path: Path) -> np.ndarray:

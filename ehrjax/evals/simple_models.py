@@ -91,8 +91,7 @@ class Simple:
         for pool, given in vectors.items():
             fitted = fitting.probe(given, self.task, name=f"probe_{name}", label=f"linear probe on {name}")
             fitted = replace(fitted, chosen={**fitted.chosen, "pool": pool})
-            loss = fitted.chosen.get("tuning_loss", np.inf)
-            if best is None or loss < best.chosen.get("tuning_loss", np.inf):
+            if best is None or _loss(fitted) < _loss(best):
                 best = fitted
         return self._entry(best, best.name, "probe")
 
@@ -123,9 +122,13 @@ class Simple:
         """
         if self.split in (TRAIN, TUNING):
             raise InputError("Few-shot curves are judged by held_out; leave --split as it is.")
+        truth = self.task.outcomes.truth[:, 0] > 0
+        asked = truth[self.labels[SPLIT].to_numpy() == self.split]
+        if asked.all() or not asked.any():
+            return {"curves": {}, "about": "The judged labels have one answer only, so nothing can be told apart."}
         if file:
             given = shots.read_shots(file, self.found.labels.name, self.labels, self.task)
-            drawn, skipped = [shot for shot in given if shot.k in sizes or shot.k == shots.ALL], {}
+            drawn, skipped = [shot for shot in given if shot.k in sizes], {}
             about = f"The shots of {file}."
         else:
             drawn, skipped = shots.draw_shots(self.task, shots=sizes, replicates=REPLICATES)
@@ -134,7 +137,6 @@ class Simple:
         if self.dataset is not None:
             matrices["counts"] = designs.linear_design(self.counts, self.task.train, next(iter(designs.SCALES)))
         matrices |= {f"probe on {name}": next(iter(own.values())) for name, own in vectors.items()}
-        truth = self.task.outcomes.truth[:, 0] > 0
         curves = {}
         for name, matrix in matrices.items():
             found: dict[int, list[float]] = {}
@@ -143,7 +145,12 @@ class Simple:
             curves[name] = [
                 {"k": k, "mean": float(np.mean(a)), "sd": float(np.std(a, ddof=1)) if len(a) > 1 else 0.0, "all": a}
                 for k, a in found.items()
-                if k != shots.ALL
             ]
         about += "".join(f" No k of {k}: {why}." for k, why in list(skipped.items())[:1])
-        return {"curves": curves, "about": about + " AUROC on the judged labels, linear models on frozen vectors."}
+        return {"curves": curves, "about": about + " AUROC on the judged labels of linear models."}
+
+
+def _loss(fitted: fitting.Fitted) -> float:
+    """Of the tuning labels; without these all are as good, and the first is taken."""
+    loss = fitted.chosen.get("tuning_loss")
+    return np.inf if loss is None else float(loss)

@@ -66,8 +66,14 @@ def degraded(
 
 
 def sites(
-    runs: Mapping[str, Any], given: Mapping[str, tuple[str, str]], target: Any, *, resamples: int, seed: int
-) -> list[dict[str, Any]]:
+    runs: Mapping[str, Any],
+    given: Mapping[str, tuple[str, str]],
+    target: Any,
+    *,
+    resamples: int,
+    seed: int,
+    force: bool = False,
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The primary metric of each run on all labels of other sites.
 
     Args:
@@ -75,19 +81,25 @@ def sites(
       given: site -> (token dataset in the runs' vocabulary, labels).
       target: what the labels are.
       resamples, seed: of the bootstrap.
+      force: judge by a site that holds subjects of train.
+
+    Returns:
+      A row a site and run; and warnings.
 
     Raises:
-      InputError: a site's tokens are those that a run was trained on, or in another vocabulary.
+      InputError: a site holds subjects that a run was trained on, or is in another vocabulary.
     """
-    told = []
+    told: list[dict[str, Any]] = []
+    notes: list[str] = []
     for site, (tokens, path) in given.items():
         labels = judged.read(path)
         for name, run in runs.items():
-            _check_apart(run, tokens)
             parts = _splits_with_labels(tokens, labels)
             joined = judged.join(run, labels, tokens, parts, target=target)
             made = [predicting.predict(run, joined.parts[split], target, labels.name) for split in parts]
             whole = _joined(made)
+            if note := _check_apart(name, run, tokens, site, whole, force=force):
+                notes.append(note)
             subjects = whole.keys["subject_id"].to_numpy()
             drawn = Resamples.of(subjects, resamples=resamples, seed=seed)
             told.append(
@@ -99,7 +111,7 @@ def sites(
                     "metric": _primary(whole, drawn).as_dict(),
                 }
             )
-    return told
+    return told, notes
 
 
 def _primary(made: Predictions, drawn: Resamples) -> suites.Measure:
@@ -108,13 +120,26 @@ def _primary(made: Predictions, drawn: Resamples) -> suites.Measure:
     return measured[comparing.PRIMARY[made.target.kind]]
 
 
-def _check_apart(run: Any, tokens: str) -> None:
+def _check_apart(name: str, run: Any, tokens: str, site: str, made: Predictions, *, force: bool) -> str:
+    """A warning where a site has ids that the run was trained on.
+
+    Raises:
+      InputError: the site is of the dataset that the run was trained on.
+    """
+    there = token_dataset.open_tokens(tokens).info
     try:
-        own = token_dataset.open_tokens(run.config["data"]["path"]).info["source_fingerprint"]
+        own = token_dataset.open_tokens(run.config["data"]["path"]).info
     except InputError:
-        return
-    if token_dataset.open_tokens(tokens).info["source_fingerprint"] == own:
-        raise InputError(f"{tokens} was made from the events that {run.folder} was trained on; name another site.")
+        return f"{name}: its tokens are gone, so whether {site} is another site is unsure."
+    seen, _ = judged.trained_on(run, made.keys["subject_id"].to_numpy())
+    same = there["source_fingerprint"] == own["source_fingerprint"] or (
+        there["source"].get("dataset_name") == own["source"].get("dataset_name")
+    )
+    if seen and same and not force:
+        raise InputError(
+            f"{tokens} holds {seen:,} subjects that {run.folder} was trained on; name another site, or add --force."
+        )
+    return f"{name}: {seen:,} ids of {site} are ids of its train split too; they must be other people." if seen else ""
 
 
 def _splits_with_labels(tokens: str, labels: Any) -> tuple[str, ...]:

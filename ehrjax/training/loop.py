@@ -354,6 +354,11 @@ def _evaluate(
             "choose one of those."
         )
     metric = values[cadence.metric]
+    if math.isnan(metric) and progress.best is None:
+        raise RunError(
+            f"{cadence.metric} is undefined on the tuning labels (they may have one answer only); choose another "
+            "config.early_stopping.metric."
+        )
     if cadence.better(metric, progress.best):
         progress.best, progress.best_step, progress.bad_evals = metric, step, 0
         best.save(step, {"params": state.params}, {"step": step, cadence.metric: metric})

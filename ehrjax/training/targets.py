@@ -92,9 +92,10 @@ def balanced_weights(labels: np.ndarray, target: labelled.Target) -> tuple[float
     return tuple(round(float(w), 6) if c and w else 1.0 for w, c in zip(weights, counts))
 
 
-def write(workdir: Path, target: labelled.Target) -> None:
-    """Writes DIR/target.json: the kind of the labels, and what each output stands for."""
-    files.write_json(workdir / FILE, labelled.as_dict(target))
+def write(workdir: Path, target: labelled.Target, labels: str) -> None:
+    """Writes DIR/target.json: the kind of the labels, what each output stands for, and the names of the tasks."""
+    tasks = [Path(path).name if Path(path).is_dir() else Path(path).stem for path in labels.split(",")]
+    files.write_json(workdir / FILE, {**labelled.as_dict(target), "tasks": tasks})
 
 
 def read(workdir: Path) -> labelled.Target:

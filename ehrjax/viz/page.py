@@ -40,7 +40,8 @@ table.dense td small { display: block; } table.dense th, table.dense td { paddin
 table.dense th { white-space: normal; vertical-align: bottom; }
 @media (max-width: 40rem) { td small { display: block; } th, td { padding: .3rem .4rem; vertical-align: top; }
   th:first-child, td:first-child { white-space: normal; } }
-@media print { nav { display: none; } body { max-width: none; } h2 { break-after: avoid; }
+@media print { @page { size: A4 landscape; margin: 12mm; } nav { display: none; } body { max-width: none; padding: 0; }
+  h2, h3 { break-after: avoid; } .scroll { overflow: visible; } table { font-size: .8rem; }
   figure, tr { break-inside: avoid; } }
 """
 

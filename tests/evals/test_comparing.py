@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 
 from ehrjax.core.errors import InputError
 from ehrjax.data.labelled import Target
@@ -53,7 +53,8 @@ def test_the_threshold_is_of_the_best_f1_on_tuning(made):
     listed, result, _ = made
     for entry, model in zip(listed, result["models"]):
         truth, values = entry.tuning.truth[:, 0] > 0, entry.tuning.values[:, 0].astype(np.float64)
-        best = max(f1_score(truth, values >= cut) for cut in np.unique(values))
+        precision, recall, _ = precision_recall_curve(truth, values)
+        best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
         assert f1_score(truth, values >= model["threshold"]) == pytest.approx(best)
         held, said = entry.held_out.truth[:, 0] > 0, entry.held_out.values[:, 0] >= np.float32(model["threshold"])
         assert model["metrics"]["f1"]["value"] == pytest.approx(f1_score(held, said), abs=1e-9)
@@ -74,7 +75,7 @@ def test_differences_are_paired(made):
 def test_the_share_of_the_gap_and_the_leak(made):
     _, result, _ = made
     told = result["oracle"]
-    assert told["worth_telling"] and set(told["models"]) == {"good", "leaky"}
+    assert told["worth_telling"] and set(told["models"]) == {"counts_lr", "good", "leaky"}
     closed = told["models"]["good"]["closed"]
     values = {m["name"]: m["metrics"]["auroc"]["value"] for m in result["models"]}
     expected = (values["good"] - values["counts_lr"]) / (values["oracle"] - values["counts_lr"])
@@ -84,6 +85,15 @@ def test_the_share_of_the_gap_and_the_leak(made):
         {"task": "t", "split": "held_out", "warnings": [], "result": result, "about": {}, "settings": {}}
     ).render()
     assert "leaky is better than the best possible beyond its interval" in page
+
+
+def test_a_leak_is_told_whatever_the_reference(made):
+    listed, _, _ = made
+    for reference in ("leaky", "oracle"):
+        told = comparing.compare(listed, reference=reference, resamples=200)["oracle"]
+        assert told["models"]["leaky"]["leak"] and not told["models"]["good"]["leak"]
+        # There is no way to go from there to the best possible, so no share of it.
+        assert not told["worth_telling"] and all(found["closed"] is None for found in told["models"].values())
 
 
 def test_groups_have_sizes_and_small_ones_are_said_to_be_small(made):
@@ -96,7 +106,7 @@ def test_groups_have_sizes_and_small_ones_are_said_to_be_small(made):
     expected = roc_auc_score(own.truth[rows, 0], own.values[rows, 0].astype(float))
     assert half["a"]["models"]["good"]["auroc"]["value"] == pytest.approx(expected)
     assert result["gaps"]["odd"]["good"] is None and result["gaps"]["half"]["good"]["value"] >= 0
-    assert "oracle" not in half["a"]["models"]
+    assert "oracle" not in half["a"]["models"] and odd["few"]["models"] == {}
 
 
 def test_recalibration_is_fitted_on_tuning_and_mends_it():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -69,7 +70,9 @@ def test_what_a_fine_tuned_run_knows(made):
     saved = json.loads((made / "two" / "config.json").read_text())["config"]
     base = json.loads((made / "pretrained" / "config.json").read_text())["config"]
     assert saved["model"] == base["model"] and saved["objective"]["pooling"] == "mean"
-    assert json.loads((made / "two" / "target.json").read_text()) == {"kind": "tasks", "names": list(TASKS)}
+    assert json.loads((made / "two" / "target.json").read_text()) == {
+        "kind": "tasks", "names": list(TASKS), "tasks": list(TASKS),
+    }  # fmt: skip
     assert len(saved["objective"]["class_weights"]) == 2 and min(saved["objective"]["class_weights"]) > 1
     final = json.loads((made / "two" / "final.json").read_text())
     lines = [json.loads(line) for line in (made / "two" / "metrics.jsonl").read_text().splitlines()]
@@ -96,7 +99,9 @@ def test_metrics_are_those_of_the_written_predictions(report):
 def test_oracle_groups_robustness_cost_and_shots_are_told(report):
     told = json.loads((report / "metrics.json").read_text())
     result = told["result"]
-    assert set(result["oracle"]["models"]) == {"majority", "age_sex", "counts_gbm", "two", "probe_two"}
+    assert set(result["oracle"]["models"]) == {
+        "majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two",
+    }  # fmt: skip
     assert not any(found["leak"] for found in result["oracle"]["models"].values())
     for column in ("sex", "age", "race", "insurance"):
         assert sum(group["labels"] for group in result["groups"][column].values()) == result["labels"]
@@ -148,6 +153,74 @@ def test_a_file_alone_is_judged_by_its_own_truth(made, report):
     assert model["threshold"] == 0.5 and model["threshold_from"] == "fixed" and not model["recalibrated"]
 
 
+def test_somebody_s_labels_in_one_file(made, report, tmp_path):
+    file = report / "predictions" / "age_sex" / "held_out.parquet"
+    labels = pl.read_parquet(file).select("subject_id", "prediction_time", "boolean_value")
+    labels.write_parquet(tmp_path / "labels.parquet")
+    evaluate.main(
+        [f"--predictions=lr0.1={file}", f"--labels={tmp_path / 'labels.parquet'}", f"--output={tmp_path / 'out'}",
+         "--resamples=20"]
+    )  # fmt: skip
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert told["result"]["labels"] == len(labels) and "do not say their split" in told["warnings"][0]
+
+
+def test_a_label_without_history_is_judged_in_none(made, report, tmp_path):
+    """A file may predict what a run has no window for; then nobody is judged by it."""
+    file = report / "predictions" / "age_sex" / "held_out.parquet"
+    frame = pl.read_parquet(file)
+    early = frame.head(1).with_columns(pl.lit(-(10**16)).cast(pl.Datetime("us")).alias("prediction_time"))
+    pl.concat([frame, early]).write_parquet(tmp_path / "p.parquet")
+    told = pl.concat([frame, early]).select("subject_id", "prediction_time", "boolean_value")
+    told.with_columns(pl.lit("held_out").alias("split")).write_parquet(tmp_path / "readmission_30d.parquet")
+    evaluate.main(
+        [f"--workdir={made / 'two'}", f"--predictions=theirs={tmp_path / 'p.parquet'}", "--events=", "--resamples=20",
+         f"--labels={tmp_path / 'readmission_30d.parquet'}", f"--output={tmp_path / 'out'}"]
+    )  # fmt: skip
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert told["result"]["labels"] == len(frame) and told["about"]["two: labels set aside"].startswith("1 ")
+
+
+def test_tuning_is_judged_with_a_warning_and_nothing_chosen_by_itself_is_hidden(made, tmp_path):
+    labels = f"--labels={made / 'events' / 'labels' / TASKS[0]}"
+    given = [f"--workdir={made / 'two'}", labels, "--events=", "--resamples=20", "--split=tuning"]
+    evaluate.main([*given, f"--output={tmp_path / 'out'}"])
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "too good" in told["warnings"][0] and "too good" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_subjects_seen_before_fine_tuning_are_noticed(made, tmp_path):
+    """Pretraining on other tokens of the same people, whose train split holds the judged ones."""
+    shutil.copytree(made / "pretrained", tmp_path / "before")
+    events = _resplit(made / "events", tmp_path / "events")
+    recipe = behrt_recipe(min_count=2)
+    prepare_tokens.prepare(events, tmp_path / "tokens", recipe, fitted_from=made / "tokens")
+    path = tmp_path / "before" / "config.json"
+    saved = json.loads(path.read_text())
+    saved["config"]["data"]["path"] = str(tmp_path / "tokens")
+    path.write_text(json.dumps(saved))
+    shutil.copytree(made / "two", tmp_path / "after")
+    path = tmp_path / "after" / "config.json"
+    saved = json.loads(path.read_text())
+    saved["config"]["init"]["checkpoint"] = str(tmp_path / "before")
+    path.write_text(json.dumps(saved))
+    given = [f"--workdir={tmp_path / 'after'}", f"--labels={made / 'events' / 'labels' / TASKS[0]}", "--events="]
+    assert "or what it started from" in one_sentence([*given, f"--output={tmp_path / 'out'}"])
+    site = f"--site=again={tmp_path / 'tokens'},{made / 'site.parquet'}"
+    rows = [pl.read_parquet(p) for p in (made / "events" / "labels" / TASKS[0]).glob("*/*.parquet")]
+    pl.concat(rows).write_parquet(made / "site.parquet")
+    given = [f"--workdir={made / 'two'}", f"--labels={made / 'events' / 'labels' / TASKS[0]}", "--events=", site]
+    assert "was trained on" in one_sentence([*given, "--resamples=20", f"--output={tmp_path / 'out'}"])
+
+
+def _resplit(events, output):
+    """The same events with everybody in train."""
+    shutil.copytree(events, output)
+    path = output / "metadata" / "subject_splits.parquet"
+    pl.read_parquet(path).with_columns(pl.lit("train").alias("split")).write_parquet(path)
+    return output
+
+
 def test_bad_input(made, report, tmp_path):
     labels = f"--labels={made / 'events' / 'labels' / TASKS[0]}"
     run, out = f"--workdir={made / 'two'}", f"--output={tmp_path / 'out'}"
@@ -157,6 +230,10 @@ def test_bad_input(made, report, tmp_path):
     stranger = frame.head(1).with_columns(pl.lit(10**9, pl.Int64).alias("subject_id"))
     pl.concat([frame, stranger]).write_parquet(tmp_path / "stranger.parquet")
     frame.with_columns(~pl.col("boolean_value")).write_parquet(tmp_path / "turned.parquet")
+    halves = frame.with_columns((pl.col("subject_id") + 0.5).alias("subject_id"))
+    halves.write_parquet(tmp_path / "half.parquet")
+    (tmp_path / "g.csv").write_text("subject_id,period\n1,a\n")
+    synthetic.write(made / "fewer", patients=20, seed=0)
     for arguments, message in (
         ([run, labels, "--split=train"], "--force"),
         ([run], "--labels"),
@@ -167,6 +244,11 @@ def test_bad_input(made, report, tmp_path):
         ([f"--predictions={tmp_path / 'turned.parquet'}", labels], "another truth"),
         ([run, labels, "--baselines=magic", f"--events={made / 'events'}"], "magic"),
         ([run, labels, "--reference=nobody", "--events="], "nobody"),
+        ([run, labels, "--events=", f"--groups={tmp_path / 'g.csv'}:period"], "of its own"),
+        ([run, labels, f"--events={made / 'fewer'}"], "subjects with labels"),
+        ([f"--predictions={tmp_path / 'none.parquet'}", labels], "do not exist"),
+        ([f"--predictions=..={tmp_path / 'few.parquet'}", labels], "NAME=PATH"),
+        ([f"--predictions={tmp_path / 'half.parquet'}", labels], "not whole"),
     ):
         assert message in one_sentence([*arguments, out]), message
         assert not (tmp_path / "out").exists()

@@ -125,7 +125,10 @@ def from_file(path: Path, labels: pl.DataFrame, columns: Sequence[str]) -> dict[
             raise InputError(f"{path} has no column {name!r}; groups need subject_id and each column that is named.")
     keys = ["subject_id"] + ["prediction_time"] * ("prediction_time" in frame.columns)
     try:
-        frame = frame.with_columns(pl.col("subject_id").cast(pl.Int64))
+        ids = frame["subject_id"]
+        if ids.dtype.is_float() and (ids.drop_nulls() % 1 != 0).any():
+            raise InputError(f"{path}: column 'subject_id' holds numbers that are not whole.")
+        frame = frame.with_columns(ids.cast(pl.Int64))
         if "prediction_time" in keys:
             time = pl.col("prediction_time")
             is_text = frame["prediction_time"].dtype == pl.String

@@ -114,7 +114,7 @@ def _with_extension(labels: pl.DataFrame, path: Path, columns: list[str]) -> pl.
 
 
 def _read_file(path: Path) -> pl.DataFrame:
-    """One file of labels with KEYS, the value columns that are not null throughout, and a null split."""
+    """One file of labels with KEYS, the value columns that are not null throughout, and a split (null if not told)."""
     try:
         if path.suffix == ".csv":
             # As text, so that no guess decides a type.
@@ -129,11 +129,14 @@ def _read_file(path: Path) -> pl.DataFrame:
         frame = ehrshot.conform(frame, path)
     if "subject_id" not in frame.columns and "patient_id" in frame.columns:
         frame = frame.rename({"patient_id": "subject_id"})
+    told = frame[SPLIT].cast(pl.String) if SPLIT in frame.columns else pl.Series([None] * len(frame), dtype=pl.String)
+    if not told.is_in(SPLITS).fill_null(True).all():
+        raise InputError(f"{path}: column {SPLIT!r} holds other names than {', '.join(SPLITS)}.")
     frame = _cast(frame, path)
     for name in KEYS:
         if missing := frame[name].null_count():
             raise InputError(f"{path} has {missing} labels without {name}; each label needs one.")
-    return frame.with_columns(pl.lit(None, pl.String).alias(SPLIT))
+    return frame.with_columns(told.alias(SPLIT))
 
 
 def _cast(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
