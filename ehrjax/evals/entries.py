@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from ehrjax.core import config as configs
 from ehrjax.core.errors import InputError
 from ehrjax.evals import judged, judging, predicting, prediction_files
 from ehrjax.evals.comparing import Entry
@@ -28,6 +29,7 @@ def of_run(name: str, run: Any, found: Judged, split: str) -> Entry:
         "model": run.config["model"]["name"],
         "run": str(run.folder),
         "step": run.step,
+        "config fingerprint": configs.fingerprint(run.config),
         "started from": run.config["init"]["checkpoint"] or "nothing",
         "trained on": run.config["data"]["labels"],
     }
