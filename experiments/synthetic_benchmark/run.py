@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ SIZE = {
     "visit_lstm": ("num_layers=1", "hidden_dim=192", "visit_dim=192", "embedding_dim=128", "dropout=0.1"),
 }
 CONFIG = {"behrt": "behrt.py", "gpt2": "gpt2.py", "lstm": "lstm.py", "visit_lstm": "visit_lstm.py:next_visit"}
+# A model that knows neither ages nor times needs tokens for the time that passes.
+TOKENS = {"behrt": "behrt", "visit_lstm": "behrt", "gpt2": "generative", "lstm": "generative"}
 PRETRAINING = {"behrt": ("--config.objective.tied=True",)}
 
 
@@ -53,9 +56,10 @@ def prepared(work: Path, args: argparse.Namespace) -> None:
             "ehrjax.prepare", "synthetic", f"--patients={args.patients}", "--splits=0.77,0.08", "--labels",
             f"--output={work / 'events'}",
         )  # fmt: skip
-    if not (work / "tokens").exists():
-        given = f"--input={work / 'events'}", f"--output={work / 'tokens'}"
-        verb("ehrjax.prepare", "tokens", "--config=configs/tokens/behrt.py", *given)
+    for recipe in sorted(set(TOKENS.values())):
+        if not (work / f"tokens-{recipe}").exists():
+            given = f"--input={work / 'events'}", f"--output={work / f'tokens-{recipe}'}"
+            verb("ehrjax.prepare", "tokens", f"--config=configs/tokens/{recipe}.py", *given)
 
 
 def label_folder(work: Path, task: str) -> Path:
@@ -69,7 +73,7 @@ def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> P
         "ehrjax.train",
         f"--config=configs/{CONFIG[model]}",
         f"--workdir={folder}",
-        f"--config.data.path={work / 'tokens'}",
+        f"--config.data.path={work / f'tokens-{TOKENS[model]}'}",
         *(f"--config.model.{setting}" for setting in SIZE[model]),
         *PRETRAINING.get(model, ()),
         f"--config.num_steps={args.pretrain}",
@@ -130,7 +134,7 @@ def zero_shot(work: Path, task: str, args: argparse.Namespace) -> Path:
         verb(
             "ehrjax.generate",
             f"--workdir={pretrained(work, 'gpt2', 0, args)}",
-            f"--input={work / 'tokens'}",
+            f"--input={work / ('tokens-' + TOKENS['gpt2'])}",
             f"--labels={label_folder(work, task)}",
             f"--task={task}={EVENTS[task]}",
             f"--samples={args.samples}",
@@ -192,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work")
     parser.add_argument("--smoke", action="store_true")
-    sizes = dict(patients=24_000, seeds=3, pretrain=1200, finetune=1200, samples=16, limit=600)
+    sizes = dict(patients=24_000, seeds=3, pretrain=1200, finetune=1200, samples=16, limit=600, parallel=2)
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--output")
@@ -202,6 +206,10 @@ def main() -> None:
     work = Path(args.work or tempfile.mkdtemp(prefix="synthetic-benchmark-"))
     work.mkdir(parents=True, exist_ok=True)
     prepared(work, args)
+    # A model this small keeps one core busy.
+    with ThreadPoolExecutor(args.parallel) as pool:
+        pairs = [(model, seed) for seed in range(args.seeds) for model in MODELS]
+        list(pool.map(lambda pair: finetuned(work, *pair, args), pairs))
     told = {}
     for task in TASKS:
         told[task] = summary(work, task, args)
