@@ -115,7 +115,7 @@ def open_split(dataset: token_dataset.TokenDataset, name: str, settings: Setting
     part = labelled.join(split, labels, target, context_length=settings.context_length, where=dataset.folder)
     if settings.labels_per_window == 1:
         return part
-    return shared_windows.share(part, context_length=settings.context_length, most=settings.labels_per_window)
+    return shared_windows.share(part, most=settings.labels_per_window)
 
 
 def plan_epoch(split: AnySplit, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:

@@ -1,7 +1,9 @@
 """Several labels of one subject in one window: for a causal model a token's state is what was known then.
 
-A label by itself repeats the history before it; a subject with ten labels is read ten times. Where no state depends on
-later tokens, one window up to the last of them serves all, each at the last token that it may see.
+A label by itself repeats the history before it; a subject with ten labels is read ten times. Where no state depends
+on later tokens, one window from the record's beginning up to the last of them serves all, each at the last token that
+it may see. Labels whose history does not fit a window whole keep their own: in a window that ends later and begins later
+for it, a label would see by its place how much is still to come.
 """
 
 from __future__ import annotations
@@ -14,33 +16,25 @@ from ehrjax.data.labelled import LabelledSplit
 from ehrjax.data.windows import Windows
 
 
-def share(part: LabelledSplit, *, context_length: int, most: int) -> LabelledSplit:
-    """The same labels in fewer windows.
-
-    A window holds the newest tokens up to its last label. An earlier label shares it if its whole history is in it, or
-    at least half of what a window can hold; so a label may see less than it would in a window of its own.
+def share(part: LabelledSplit, *, most: int) -> LabelledSplit:
+    """The same labels in fewer windows, each seeing exactly the tokens that it would see alone.
 
     Args:
       part: a window a label.
-      context_length: tokens a window at most, static ones included.
       most: labels a window at most.
     """
     tiled = part.windows
-    static = part.num_static[tiled.subject]
-    room = context_length - static
+    whole = tiled.start == part.num_static[tiled.subject]
     # By subject, the latest label first; labels of one time in their order, so that the result is one.
     order = np.lexsort((np.arange(len(tiled)), -tiled.stop, tiled.subject))
     groups: list[list[int]] = []
     for i in order.tolist():
-        if groups:
-            own = groups[-1]
-            first = own[0]
-            seen = tiled.stop[i] - tiled.start[first]
-            enough = min(tiled.stop[i] - static[i], max(room[i] // 2, 1))
-            if len(own) < most and tiled.subject[i] == tiled.subject[first] and seen >= enough:
-                own.append(i)
-                continue
-        groups.append([i])
+        own = groups[-1] if groups else []
+        # Where the latest label's history fits, those of the subject's earlier ones do.
+        if own and len(own) < most and whole[own[0]] and tiled.subject[i] == tiled.subject[own[0]]:
+            own.append(i)
+        else:
+            groups.append([i])
     heads = np.array([own[0] for own in groups], np.int64)
     chosen = np.array([i for own in groups for i in own], np.int64)
     return replace(
