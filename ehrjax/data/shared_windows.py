@@ -2,8 +2,8 @@
 
 A label by itself repeats the history before it; a subject with ten labels is read ten times. Where no state depends
 on later tokens, one window from the record's beginning up to the last of them serves all, each at the last token that
-it may see. Labels whose history does not fit a window whole keep their own: in a window that ends later and begins later
-for it, a label would see by its place how much is still to come.
+it may see. Labels whose history does not fit a window whole keep their own: in a window that ends later and begins
+later for it, a label would see by its place how much is still to come.
 """
 
 from __future__ import annotations
