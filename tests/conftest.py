@@ -70,6 +70,15 @@ def behrt_recipe(*, drop: tuple[str, ...] = ("MEDS_BIRTH",), min_values: int = 5
     return Recipe("behrt", settings=settings, **changes)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _let_programs_go():
+    """Compiled programs of a file are let go behind it: kept, they would fill the memory. The cache on disk stays."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def toy_meds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MEDS dataset of 150 toy subjects in two shards."""

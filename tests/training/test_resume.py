@@ -36,7 +36,7 @@ def lines(workdir: Path) -> list[dict]:
 
 
 def without_speed(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("tokens_per_second", "seconds")} for row in rows]
 
 
 @pytest.fixture(scope="module")
