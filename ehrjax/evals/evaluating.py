@@ -62,14 +62,13 @@ def evaluate(
     Raises:
       InputError: something given cannot be used.
     """
-    _check_given(runs, predictions, settings)
+    _check_given(predictions, settings)
     found = judging.collect(runs, predictions, settings)
     supervised = {name: run for name, run in runs.items() if (run.folder / predicting.TARGET_FILE).is_file()}
     others = [run for name, run in runs.items() if name not in supervised]
     if others and not settings.probe:
         predicting.target_of(others[0])  # says what is missing
     simple = _simple(supervised, found, settings)
-    made: list[Entry] = []
     baselines, probe = _baselines(found, settings), settings.probe
     if settings.split == TRAIN and (baselines or probe):
         found.warnings.append("Baselines and probes are fitted on train, so they are left out.")
@@ -78,16 +77,18 @@ def evaluate(
         _check_events(simple, found)
     _check_reference(baselines, runs if probe else {}, supervised, predictions, found, settings)
     groups = _groups(found.truth[settings.split], settings)
+    # What may be refused comes before what takes long.
+    trained: list[Entry] = []
     for name, run in supervised.items():
         say(f"predictions of {name}")
-        made.append(entries.of_run(name, run, found, settings.split))
-    made += [
-        entries.of_file(name, path, found, settings.split, partial=settings.partial)
-        for name, path in predictions.items()
-    ]
-    for name in reversed(baselines):
+        trained.append(entries.of_run(name, run, found, settings.split))
+    for name, path in predictions.items():
+        trained.append(entries.of_file(name, path, found, settings.split, partial=settings.partial))
+    made: list[Entry] = []
+    for name in baselines:
         say(f"baseline {name}")
-        made.insert(0, simple.baseline(name))
+        made.append(simple.baseline(name))
+    made += trained
     vectors = {}
     if probe:
         for name, run in runs.items():
@@ -145,7 +146,7 @@ def _simple(supervised: Mapping[str, Any], found: Judged, settings: Settings) ->
     return Simple(found, settings.split, edges, dataset, settings.seed)
 
 
-def _check_given(runs: Mapping[str, Any], predictions: Mapping[str, str], settings: Settings) -> None:
+def _check_given(predictions: Mapping[str, str], settings: Settings) -> None:
     """Raises InputError for what can be seen to be missing before anything is computed."""
     for path in predictions.values():
         for file in judging.files_of(path, settings.split).values():

@@ -96,13 +96,3 @@ def write(workdir: Path, target: labelled.Target, labels: str) -> None:
     """Writes DIR/target.json: the kind of the labels, what each output stands for, and the names of the tasks."""
     tasks = [Path(path).name if Path(path).is_dir() else Path(path).stem for path in labels.split(",")]
     files.write_json(workdir / FILE, {**labelled.as_dict(target), "tasks": tasks})
-
-
-def read(workdir: Path) -> labelled.Target:
-    """Reads it.
-
-    Raises:
-      InputError: the run was not trained on labels.
-    """
-    found = files.read_json(workdir / FILE, what="supervised run's folder")
-    return labelled.Target(found["kind"], tuple(found["names"]))
