@@ -59,6 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = ConfigDict(OBJECTIVES[arg])
     # What a causal model knows stands at the end; where every position sees all of it, their mean says more.
     config.objective.pooling = "mean" if sees is True else "last"
+    config.objective.prediction_time = True
     # One window then serves all labels of a subject that fit, which is several times faster.
     config.data.labels_per_window = 8 if sees is False else 1
     config.init.checkpoint = checkpoint

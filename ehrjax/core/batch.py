@@ -53,9 +53,10 @@ FIELDS: Mapping[str, Field] = {
     "labels": Field("B T ...", np.float32, np.float32, "targets of a supervised objective"),
     "weights": Field("B T", np.float32, np.float32, "weights of the labels; 0 = unused"),
     "label_anchors": Field("B T", np.int32, np.int32, "index in the row of the last token a label sees; -1 = unused"),
+    "label_gaps": Field("B T", np.int32, np.int32, "minutes from that token to the label's prediction time"),
 }
 
-SUPERVISION = ("labels", "weights", "label_anchors")
+SUPERVISION = ("labels", "weights", "label_anchors", "label_gaps")
 """Fields that only data with labels has."""
 NOTES = ("notes", "notes_seen")
 """Fields that only data with clinical notes has."""

@@ -146,6 +146,7 @@ def make_batch(split: AnySplit, epoch: Epoch, settings: Settings, *, rows: range
         batch["labels"] = np.zeros((len(rows), room, split.labels.shape[1]), np.float32)
         batch["weights"] = np.zeros((len(rows), room), np.float32)
         batch["label_anchors"] = np.full((len(rows), room), -1, np.int32)
+        batch["label_gaps"] = np.zeros((len(rows), room), np.int32)
     tiled = epoch.windows
     for at, row in enumerate(rows):
         planned = index * batch_size + row
@@ -170,6 +171,8 @@ def _fill_labels(batch: Batch, row: int, split: labelled.LabelledSplit, members:
         batch["labels"][row, span] = split.labels[own]
         batch["weights"][row, span] = 1.0
         batch["label_anchors"][row, span] = begin + static + (split.stops[own] - tiled.start[window]) - 1
+        last = split.subject(int(tiled.subject[window])).times[split.stops[own] - 1]
+        batch["label_gaps"][row, span] = filling.minutes_after(last, split.prediction_times[own])
         used, begin = span.stop, begin + int(tiled.length[window])
 
 

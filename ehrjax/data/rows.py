@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ehrjax.core.batch import FIELDS, NOTES, SUPERVISION, Batch
+from ehrjax.core.batch import FIELDS, MICROSECONDS_PER_MINUTE, NOTES, SUPERVISION, Batch
 from ehrjax.core.errors import InputError
 from ehrjax.data import packing, windows
 from ehrjax.data.notes import SubjectNotes
@@ -70,6 +70,12 @@ def fill(batch: Batch, row: int, content: Sequence[Window]) -> None:
         if "notes" in batch and subject.notes is not None:
             used = _fill_notes(batch, row, rest, subject.notes, times, used)
         at += size
+
+
+def minutes_after(last: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Minutes from the times of last tokens to prediction times (both in microseconds), int32, as `label_gaps` are."""
+    minutes = (np.asarray(times, np.int64) - last) // MICROSECONDS_PER_MINUTE
+    return np.clip(minutes, 0, np.iinfo(np.int32).max).astype(np.int32)
 
 
 def _fill_notes(batch: Batch, row: int, span: slice, own: SubjectNotes, times: np.ndarray, used: int) -> int:

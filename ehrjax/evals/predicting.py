@@ -57,10 +57,10 @@ def tasks_of(run: Any) -> tuple[str, ...]:
     return tuple(files.read_json(path, what="supervised run's folder").get("tasks", ())) if path.is_file() else ()
 
 
-def outputs(run: Any, content: Sequence[Window], key: str) -> np.ndarray:
-    """[N, outputs] float32: one output of the run's objective for each window."""
+def outputs(run: Any, content: Sequence[Window], times: np.ndarray, key: str) -> np.ndarray:
+    """[N, outputs] float32: one output of the run's objective for each window and prediction time (microseconds)."""
     found: np.ndarray | None = None
-    for batch, placed in packed.batches(run, content, ROWS):
+    for batch, placed in packed.batches(run, content, ROWS, times):
         given = np.asarray(run.predictions(batch)[key], np.float32)
         if found is None:
             found = np.zeros((len(content), given.shape[-1]), np.float32)
@@ -96,7 +96,8 @@ def of_windows(
 ) -> Predictions:
     """As `predict`, of windows that are checked already, or changed on purpose; keys and truth are theirs."""
     own = target_of(run)
-    values = outputs(run, content, OUTPUTS.get(own.kind, "probabilities"))
+    times = keys["prediction_time"].to_physical().to_numpy()
+    values = outputs(run, content, times, OUTPUTS.get(own.kind, "probabilities"))
     edges: tuple[float, ...] = ()
     if own.kind == "tasks":
         values = values[:, [own.names.index(task)]]

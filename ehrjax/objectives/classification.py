@@ -27,7 +27,8 @@ LABELS = ("yes_no", "classes", "codes", "tasks")
 class Config:
     """kind and outputs are set from the labels: yes_no (1), classes, codes or tasks (how many).
 
-    pooling: cls, mean, max or last (pooling.py). hidden: a hidden layer in the head. positive_weight: of labels that
+    pooling: cls, mean, max or last (pooling.py). hidden: a hidden layer in the head. prediction_time:
+    the head knows when it predicts (moments.py), not only what came before. positive_weight: of labels that
     are yes, for rare outcomes. balanced: each class weighs the same in all, and each answer of a code or task; then
     `class_weights` are set from the train labels: of classes one each, otherwise what a yes weighs, an output each.
     Weighted training shifts probabilities, so they want recalibration (`ehrjax.evaluate` does that).
@@ -38,6 +39,7 @@ class Config:
     pooling: str = "last"
     hidden: bool = True
     dropout: float = 0.1
+    prediction_time: bool = False
     positive_weight: float = 1.0
     balanced: bool = False
     class_weights: tuple[float, ...] = ()

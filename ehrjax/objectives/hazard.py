@@ -32,13 +32,14 @@ LABELS = ("time",)
 @dataclasses.dataclass(frozen=True)
 class Config:
     """edges_days: ends of the intervals, rising; the first begins at 0, and what comes behind the last is censored
-    there. pooling, hidden, dropout: see classification.
+    there. pooling, hidden, dropout, prediction_time: see classification.
     """
 
     edges_days: tuple[float, ...] = (30.0, 90.0, 180.0, 365.0, 730.0, 1825.0)
     pooling: str = "last"
     hidden: bool = True
     dropout: float = 0.1
+    prediction_time: bool = False
 
     def __post_init__(self) -> None:
         pooled.check(self.pooling, self.dropout)

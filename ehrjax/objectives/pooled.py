@@ -14,19 +14,21 @@ from ehrjax.core import rng
 from ehrjax.core.errors import InputError
 from ehrjax.core.layers import Dense, activate
 from ehrjax.core.precision import FP32, Policy
+from ehrjax.objectives import moments
 from ehrjax.objectives.cross_entropy import HeadApply
 from ehrjax.objectives.pooling import POOLS, pool
 
-FIELDS = ("segment_ids", "anchors", "label_anchors", "labels", "weights")
+FIELDS = ("segment_ids", "ages", "anchors", "label_anchors", "label_gaps", "labels", "weights")
 
 
 class PooledHead(nn.Module):
-    """Dense(D), GELU, dropout, Dense(outputs); or Dense(outputs) alone."""
+    """Dense(D), GELU, dropout, Dense(outputs); or dropout, Dense(outputs). moments: numbers that stand beside the D."""
 
     outputs: int
     hidden: bool = True
     dropout: float = 0.1
     policy: Policy = FP32
+    moments: int = 0
 
     @nn.compact
     def __call__(
@@ -34,10 +36,16 @@ class PooledHead(nn.Module):
         x: Float[Array, "batch segments d"],
         table: Array | None = None,
         noise: tuple[Array, Array] | None = None,
+        moment: Float[Array, "batch segments m"] | None = None,
     ) -> Float[Array, "batch segments k"]:
-        """Scores in float32. table: not used; noise: two words a row for the dropout, None without."""
+        """Scores in float32. table: not used; noise: two words a row for the dropout, None without; moment: what is
+        known of the prediction times (None: zeros)."""
+        width = x.shape[-1]
+        if self.moments:
+            when = jnp.zeros((*x.shape[:-1], self.moments)) if moment is None else moment
+            x = jnp.concatenate([x, when.astype(x.dtype)], axis=-1)
         if self.hidden:
-            x = activate(Dense(x.shape[-1], self.policy, name="transform")(x), "erf")
+            x = activate(Dense(width, self.policy, name="transform")(x), "erf")
         if noise is not None and self.dropout:
             keep = rng.keep_mask(tuple(word[:, None, None] for word in noise), (1, *x.shape[1:]), self.dropout)
             x = jnp.where(keep, x * (1.0 / (1.0 - self.dropout)), 0.0)
@@ -56,7 +64,7 @@ class Supervised:
     """What the supervised objectives share; each adds `loss` and `predictions`, and says how many outputs it has."""
 
     def __init__(self, config: Any, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32) -> None:
-        """config: with pooling, hidden and dropout. The vocabulary is not needed here."""
+        """config: with pooling, hidden, dropout and prediction_time. The vocabulary is not needed here."""
         self.config, self.policy = config, policy
 
     @property
@@ -66,7 +74,8 @@ class Supervised:
 
     def head(self) -> nn.Module:
         """The head to initialise and apply: `head(pooled [..., D]) -> scores [..., outputs]`."""
-        return PooledHead(self.outputs, self.config.hidden, self.config.dropout, self.policy)
+        count = moments.COUNT if self.config.prediction_time else 0
+        return PooledHead(self.outputs, self.config.hidden, self.config.dropout, self.policy, count)
 
     def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
         """The batch, for training with `noise_first` and `noise_second`, two random words a row for dropout."""
@@ -81,7 +90,8 @@ class Supervised:
         """The head's scores of each window."""
         pooled = pool(outputs["hidden"], batch, self.config.pooling)
         noise = (batch["noise_first"], batch["noise_second"]) if "noise_first" in batch else None
-        return head_apply(head_params, pooled, None, noise)
+        when = moments.features(batch) if self.config.prediction_time else None
+        return head_apply(head_params, pooled, None, noise, when)
 
 
 def labels(batch: Mapping[str, Array]) -> Float[Array, "batch segments k"]:

@@ -26,7 +26,8 @@ LOSSES = ("squared", "absolute")
 @dataclasses.dataclass(frozen=True)
 class Config:
     """loss: 'squared' or 'absolute'. centre, scale: mean and standard deviation of the train labels (set from them):
-    the head works in their units. non_negative: predictions are cut at 0. pooling, hidden, dropout: see classification.
+    the head works in their units. non_negative: predictions are cut at 0. pooling, hidden, dropout,
+    prediction_time: see classification.
     """
 
     loss: str = "squared"
@@ -36,6 +37,7 @@ class Config:
     pooling: str = "last"
     hidden: bool = True
     dropout: float = 0.1
+    prediction_time: bool = False
 
     def __post_init__(self) -> None:
         pooled.check(self.pooling, self.dropout)

@@ -1,0 +1,119 @@
+"""When a label is predicted: what a head is told of it, and that training and prediction tell it the same."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+
+from ehrjax.core import config as configs
+from ehrjax.data import labelled, pipeline, token_dataset
+from ehrjax.evals import predicting
+from ehrjax.ingest.labels import reading
+from ehrjax.objectives import classification, moments
+from ehrjax.training import run
+from ehrjax.vocab import vocabulary as vocabularies
+
+DAY = 1440
+
+
+def test_ages_and_silences_are_mixtures_of_their_knots():
+    ages = jnp.asarray([[40.0, 44.0, jnp.nan, 130.0]])
+    batch = {
+        "ages": ages,
+        "anchors": jnp.asarray([[3]]),
+        "label_anchors": jnp.asarray([[0, 1, 2, 3, -1]]),
+        "label_gaps": jnp.asarray([[0, 365 * DAY, 7 * DAY, 4_000 * DAY, 0]]),
+    }
+    found = np.asarray(moments.features(batch))
+    age, gap = found[0, :, : len(moments.AGES)], found[0, :, len(moments.AGES) :]
+    assert age[0, moments.AGES.index(40)] == 1 and age[0].sum() == 1
+    # A year of silence later the age is 44.999: half-way to 50.
+    np.testing.assert_allclose(age[1] @ moments.AGES, 44 + 365 / 365.25, atol=1e-4)
+    assert np.count_nonzero(age[1]) == 2
+    assert not age[2].any()
+    assert age[3, -1] == 1
+    for place, days in ((0, 0), (1, 365), (2, 7), (3, 3650)):
+        assert gap[place, moments.GAPS.index(days)] == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(gap.sum(-1), 1, atol=1e-6)
+    # Without labels the last token of each window is where it is predicted, at once.
+    plain = np.asarray(moments.features({"ages": ages, "anchors": batch["anchors"]}))
+    assert plain.shape == (1, 1, moments.COUNT)
+    np.testing.assert_array_equal(plain[0, 0, len(moments.AGES) :], np.eye(len(moments.GAPS))[0])
+
+
+@pytest.fixture(scope="module")
+def asked(toy_tokens, tmp_path_factory):
+    """Three labels a subject at random times from its first event to three years after its last."""
+    dataset, generator, rows = token_dataset.open_tokens(toy_tokens), np.random.default_rng(0), []
+    for name in ("train", "tuning"):
+        split = dataset.split(name)
+        for i in range(len(split)):
+            subject = split.subject(i)
+            times = subject.times[subject.num_static :]
+            drawn = np.sort(generator.integers(times[0], times[-1] + 3 * 365 * DAY * 60_000_000, 3))
+            rows += [(subject.subject_id, int(time), bool(generator.random() < 0.5)) for time in drawn]
+    schema = {"subject_id": pl.Int64, "prediction_time": pl.Int64, "boolean_value": pl.Boolean}
+    path = tmp_path_factory.mktemp("moments") / "task.parquet"
+    frame = pl.DataFrame(rows, schema=schema, orient="row").unique(["subject_id", "prediction_time"], keep="first")
+    frame.with_columns(pl.col("prediction_time").cast(pl.Datetime("us"))).write_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("shared", [1, 8])
+def test_training_and_prediction_know_the_same_moment(toy_tokens, asked, tmp_path, shared):
+    config = configs.to_dict(configs._parse(["--config=configs/gpt2.py:smoke"]))
+    config["data"]["context_length"] = config["model"]["max_positions"] = 256
+    config["objective"] = dict(name="classification", pooling="last", dropout=0.0, prediction_time=True)
+    vocabulary = vocabularies.read(toy_tokens / "vocab.csv")
+    parts = run.build(config, vocabulary)
+    params = parts.init(jax.random.key(0))
+    opened = run.Run(tmp_path, config, vocabulary, params, 0, parts)
+    dataset = token_dataset.open_tokens(toy_tokens)
+    settings = pipeline.Settings(
+        str(toy_tokens), context_length=256, max_segments=8, labels=str(asked), labels_per_window=shared
+    )
+    part = pipeline.open_split(dataset, "train", settings)
+    epoch = pipeline.plan_epoch(part, settings, seed=None)
+    batch = pipeline.make_batch(
+        part, epoch, settings, rows=range(len(epoch.plan)), batch_size=len(epoch.plan), index=0
+    )
+    # The gap of each label leads from the last token that it sees to its own time.
+    rows, places = np.nonzero(batch["weights"])
+    anchors = batch["label_anchors"][rows, places]
+    owner = batch["subject_id"][rows, batch["segment_ids"][rows, anchors] - 1]
+    times = batch["times"][rows, anchors] + batch["label_gaps"][rows, places].astype(np.int64) * 60_000_000
+    labels = reading.read_labels(str(asked))
+    expected = {(s, t // 60_000_000) for s, t in zip(part_subjects(labels), prediction_times(labels))}
+    # Whole minutes of a difference: the prediction time lies less than one minute behind.
+    assert all((s, t // 60_000_000) in expected or (s, t // 60_000_000 + 1) in expected for s, t in zip(owner, times))
+    told = np.asarray(opened.predictions(batch)["probabilities"])[rows, places, 0]
+    alone = labelled.join(dataset.split("train"), labels, labelled.Target("yes_no"), context_length=256, where="")
+    moments_of = alone.prediction_times
+    found = predicting.outputs(opened, predicting.content_of(alone), moments_of, "probabilities")[:, 0]
+    assert len(found) == len(told) > 300
+    np.testing.assert_allclose(np.sort(found), np.sort(told), atol=2e-5)
+    # The time does matter, and at the last token itself it is no gap.
+    at_once = predicting.outputs(opened, predicting.content_of(alone), moments_of * 0, "probabilities")[:, 0]
+    assert np.abs(found - at_once).max() > 1e-3
+
+
+def part_subjects(labels: reading.Labels) -> list[int]:
+    return labels.frame["subject_id"].to_list()
+
+
+def prediction_times(labels: reading.Labels) -> list[int]:
+    return labels.frame["prediction_time"].to_physical().to_list()
+
+
+def test_without_the_setting_a_head_is_as_it_was():
+    plain = classification.Objective(classification.Config(), vocab_size=9, num_specials=5, mask_id=4)
+    timed = classification.Objective(
+        classification.Config(prediction_time=True), vocab_size=9, num_specials=5, mask_id=4
+    )
+    x = jnp.zeros((1, 1, 6))
+    shapes = [jax.tree.map(jnp.shape, o.head().init(jax.random.key(0), x, None)["params"]) for o in (plain, timed)]
+    assert shapes[0]["transform"]["kernel"] == (6, 6)
+    assert shapes[1]["transform"]["kernel"] == (6 + moments.COUNT, 6)
