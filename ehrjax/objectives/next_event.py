@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ehrjax.core.errors import InputError
-from ehrjax.objectives import gaps, next_token
+from ehrjax.objectives import gaps, next_token, observation
 from ehrjax.objectives.cross_entropy import HeadApply
 
 NAME = "next_event"
@@ -25,39 +23,13 @@ GIVEN_GAPS = True
 """Tokens have scores only given the gap before them."""
 
 
-_MINUTES_PER_DAY, _MINUTES_PER_YEAR = 1440, 525_960
-_EPOCH = datetime.date(1970, 1, 1)
-
-
 @dataclasses.dataclass(frozen=True)
-class Config(next_token.Config):
-    """next_token's settings, and until when everybody was observed (at most one of two).
-
-    observed_until_age: years; 0: not known. observed_until: a date such as 2015-06-30; empty: not known.
+class Config(observation.Config, next_token.Config):
+    """next_token's settings, and until when everybody was observed (observation.py).
 
     A record's last token is followed by nothing, which is known until then: without it a model learns from gaps that
     ended in an event alone, and takes events near the end of observation to be more frequent than they are.
     """
-
-    observed_until_age: float = 0.0
-    observed_until: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.observed_until and self.observed_until_age:
-            raise InputError("objective.observed_until and observed_until_age are both given; keep one.")
-        if not 0 <= self.observed_until_age <= gaps.YEARS:
-            raise InputError(f"objective.observed_until_age is {self.observed_until_age}; it is at most {gaps.YEARS}.")
-        try:
-            self.last_day()
-        except ValueError as error:
-            raise InputError(
-                f"objective.observed_until is {self.observed_until!r}; it must be a date such as 2015-06-30."
-            ) from error
-
-    def last_day(self) -> int | None:
-        """Days from 1970 to observed_until."""
-        return (datetime.date.fromisoformat(self.observed_until) - _EPOCH).days if self.observed_until else None
 
 
 class Objective(next_token.Objective):
@@ -73,20 +45,7 @@ class Objective(next_token.Objective):
         prepared = super().prepare(batch, key, evaluate=evaluate)
         minutes = jnp.maximum(batch["times"][:, 1:] - batch["times"][:, :-1], 0)
         bins = jnp.where(prepared["target_weights"] > 0, gaps.bin_of(minutes), 0)
-        return {**prepared, "target_gaps": bins, "silences": self._silences(batch)}
-
-    def _silences(self, batch: Mapping[str, Array]) -> Int[Array, "batch segments"]:
-        """Minutes from the last token of each subject to the end of observation; -1 where that is not known."""
-        last = jnp.maximum(batch["anchors"], 0)
-        if (day := self.config.last_day()) is not None:
-            minutes = (day - jnp.take_along_axis(batch["days"], last, axis=1)).astype(jnp.float32) * _MINUTES_PER_DAY
-        elif self.config.observed_until_age:
-            years = self.config.observed_until_age - jnp.take_along_axis(batch["ages"], last, axis=1)
-            minutes = jnp.where(jnp.isnan(years), -1.0, years * _MINUTES_PER_YEAR)
-        else:
-            return jnp.full(last.shape, -1, jnp.int32)
-        known = (batch["anchors"] >= 0) & (batch["ends"] > 0) & (minutes > 0)
-        return jnp.where(known, minutes, -1.0).astype(jnp.int32)
+        return {**prepared, "target_gaps": bins, "silences": observation.silences(self.config, batch)}
 
     def loss(
         self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]

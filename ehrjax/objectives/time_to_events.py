@@ -1,0 +1,205 @@
+r"""How long until each code comes: piecewise-exponential times to events (MOTOR; Steinberg et al. 2023).
+
+At the end of a visit, every code c has a rate in each of J pieces of the time ahead, lambda_cj = exp(e_c . W_j h + b_cj)
+a day. Where the code next comes at t, or is not seen to come until the end c of the record, its log-likelihood is
+sum_j [t in piece j] log lambda_cj - lambda_cj |piece j before min(t, c)|. Unlike the next token, which is mostly what
+is done next, this asks what will have happened in days, months and years, for all codes at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ehrjax.core import rng
+from ehrjax.core.errors import InputError
+from ehrjax.core.layers import Dense
+from ehrjax.core.precision import FP32, Policy, contract
+from ehrjax.objectives import observation
+from ehrjax.objectives.cross_entropy import HeadApply
+
+NAME = "time_to_events"
+FIELDS = ("tokens", "segment_ids", "visit_ids", "times", "ages", "days", "anchors", "ends")
+"""The fields of a batch that the objective reads."""
+ALLOWS_FUTURE = "visit"
+"""A position may see later tokens of its own visit, but not the next one."""
+
+_MINUTES_PER_DAY = 1440.0
+# The logarithm of a rate a day of a code that comes every few years: where untrained rates begin.
+_RARE = -8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """edges_days: ends of the pieces, rising; the first begins at 0, and what comes behind the last is not asked.
+
+    codes: the most frequent ones that are asked, 0: all. rank: numbers that a code's rates hang on in each piece.
+    visits: of a row that are asked in a step, drawn anew each time; chunk_size: visits of all rows that are computed at
+    once.
+    """
+
+    edges_days: tuple[float, ...] = (7.0, 30.0, 90.0, 180.0, 365.0, 730.0, 1825.0)
+    codes: int = 0
+    rank: int = 64
+    visits: int = 64
+    chunk_size: int = 256
+
+    def __post_init__(self) -> None:
+        edges = (0.0, *self.edges_days)
+        if len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:])):
+            raise InputError(f"objective.edges_days is {self.edges_days}; it must be numbers above 0 that rise.")
+        if self.codes < 0 or min(self.rank, self.visits, self.chunk_size) < 1:
+            raise InputError("objective.rank, visits and chunk_size must be at least 1, and codes at least 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(observation.Config, _Settings):
+    __doc__ = f"{_Settings.__doc__}\n    And until when everybody was observed (observation.py)."
+
+
+class RatesHead(nn.Module):
+    """Log rates a day of every code in every piece."""
+
+    codes: int
+    pieces: int
+    rank: int
+    policy: Policy = FP32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "... d"], table: Array | None = None) -> Float[Array, "... pieces codes"]:
+        """Float32. table: not used."""
+        x = Dense(self.pieces * self.rank, self.policy, name="pieces")(hidden)
+        x = x.reshape(*x.shape[:-1], self.pieces, self.rank)
+        codes = self.param("codes", nn.initializers.normal(0.02), (self.codes, self.rank), jnp.float32)
+        bias = self.param("bias", nn.initializers.constant(_RARE), (self.pieces, self.codes), jnp.float32)
+        axes = "abcdefgh"[: x.ndim - 1]
+        return contract(f"{axes}r,vr->{axes}v", x, codes, self.policy.compute) + bias
+
+
+class Objective:
+    """The objective as pure functions of (batch, key, parameters, outputs of the model)."""
+
+    def __init__(
+        self, config: Config, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32
+    ) -> None:
+        """num_specials: ids below are no codes; those above are the rarer the higher. mask_id: not needed here."""
+        self.config, self.num_specials, self.policy = config, num_specials, policy
+        known = max(vocab_size - num_specials, 1)
+        self.codes = min(config.codes or known, known)
+
+    def head(self) -> nn.Module:
+        """The head to initialise and apply: `head(hidden [..., D], table) -> log rates [..., J, codes]`."""
+        return RatesHead(self.codes, len(self.config.edges_days), self.config.rank, self.policy)
+
+    def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
+        """Adds `asked` [B, P], the last positions of some visits (-1: no more), and `observed` [B, S], minutes from the
+        start of each window until when its subject is seen.
+        """
+        segments, visits = batch["segment_ids"], batch["visit_ids"]
+        other = (segments[:, 1:] != segments[:, :-1]) | (visits[:, 1:] != visits[:, :-1])
+        last = jnp.concatenate([other, jnp.ones_like(other[:, :1])], axis=1) & (segments > 0)
+        anchors = jnp.maximum(batch["anchors"], 0)
+        silences = jnp.maximum(observation.silences(self.config, batch), 0)
+        observed = jnp.take_along_axis(batch["times"], anchors, axis=1) + silences
+        if evaluate:
+            # Places all over the row, always the same.
+            drawn = jnp.broadcast_to(jnp.asarray(np.arange(segments.shape[1]) * 0.618034 % 1.0), segments.shape)
+        else:
+            drawn = rng.bits(rng.words(key), segments.shape).astype(jnp.float32) / 2.0**32
+        best, places = jax.lax.top_k(jnp.where(last, drawn, -1.0), min(self.config.visits, segments.shape[1]))
+        return {**batch, "asked": jnp.where(best >= 0, places, -1).astype(jnp.int32), "observed": observed}
+
+    def loss(
+        self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]:
+        """Sum over visits and codes of minus the log-likelihood, the number of visits, and `events`: of how many codes
+        the time was seen."""
+
+        @jax.checkpoint
+        def body(total: tuple[Array, Array], asked: Array) -> tuple[tuple[Array, Array], None]:
+            losses, seen = self._losses(head_apply, head_params, outputs["hidden"], batch, asked)
+            return (total[0] + losses.sum(), total[1] + seen.sum()), None
+
+        zero = jnp.float32(0)
+        (total, seen), _ = jax.lax.scan(body, (zero, zero), self._chunks(batch["asked"]))
+        return total, (batch["asked"] >= 0).sum(dtype=jnp.float32), {"events": seen}
+
+    def predictions(
+        self, head_apply: HeadApply, head_params: Any, outputs: Mapping[str, Array], batch: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """`asked` [B, P], positions, and the `loss` of each."""
+
+        def body(_: None, asked: Array) -> tuple[None, Array]:
+            return None, self._losses(head_apply, head_params, outputs["hidden"], batch, asked)[0]
+
+        _, pieces = jax.lax.scan(body, None, self._chunks(batch["asked"]))
+        losses = jnp.moveaxis(pieces, 0, 1).reshape(len(batch["asked"]), -1)
+        return {"asked": batch["asked"], "loss": losses[:, : batch["asked"].shape[1]]}
+
+    def _chunks(self, asked: Int[Array, "batch visits"]) -> Int[Array, "chunks batch m"]:
+        """Along the row, so that rows stay on their devices."""
+        rows, visits = asked.shape
+        each = max(1, min(visits, self.config.chunk_size // rows))
+        padded = jnp.pad(asked, ((0, 0), (0, -visits % each)), constant_values=-1)
+        return jnp.moveaxis(padded.reshape(rows, -1, each), 1, 0)
+
+    def _losses(
+        self,
+        head_apply: HeadApply,
+        head_params: Any,
+        hidden: Float[Array, "batch length d"],
+        batch: Mapping[str, Array],
+        asked: Int[Array, "batch m"],
+    ) -> tuple[Float[Array, "batch m"], Float[Array, "batch m"]]:
+        """Minus the log-likelihood at each position, and how many events it saw."""
+        there = asked >= 0
+        states = jnp.take_along_axis(hidden, jnp.maximum(asked, 0)[..., None], axis=1)
+        rates = head_apply(head_params, states, None)
+        days, seen = self._days(batch, asked)
+        ends = np.asarray(self.config.edges_days, np.float32)
+        starts = np.concatenate([np.zeros(1, np.float32), ends[:-1]])
+        spent = jnp.clip(days[:, :, None, :] - starts[:, None], 0.0, (ends - starts)[:, None])
+        inside = seen[:, :, None, :] & (days[:, :, None, :] > starts[:, None]) & (days[:, :, None, :] <= ends[:, None])
+        losses = (jnp.exp(rates) * spent - jnp.where(inside, rates, 0.0)).sum((-1, -2))
+        return jnp.where(there, losses, 0.0), jnp.where(there, inside.sum((-1, -2)).astype(jnp.float32), 0.0)
+
+    def _days(
+        self, batch: Mapping[str, Array], asked: Int[Array, "batch m"]
+    ) -> tuple[Float[Array, "batch m codes"], Bool[Array, "batch m codes"]]:
+        """Days from each asked position until each code comes in a later visit, or until the subject is seen no more;
+        and which of the two."""
+        of_row = partial(_days_of_row, self.num_specials, self.codes)
+        names = ("tokens", "segment_ids", "visit_ids", "times", "observed")
+        return jax.vmap(of_row)(*(batch[name] for name in names), asked)
+
+
+def _days_of_row(
+    num_specials: int,
+    codes: int,
+    tokens: Int[Array, " length"],
+    segments: Int[Array, " length"],
+    visits: Int[Array, " length"],
+    times: Int[Array, " length"],
+    observed: Int[Array, " windows"],
+    asked: Int[Array, " m"],
+) -> tuple[Float[Array, "m codes"], Bool[Array, "m codes"]]:
+    def one(at: Array) -> tuple[Array, Array]:
+        later = (segments == segments[at]) & (visits > visits[at]) & (tokens >= num_specials)
+        never = jnp.int32(2**31 - 1)
+        slot = jnp.where(later & (tokens < num_specials + codes), tokens - num_specials, codes)
+        # Minutes; another visit of the same minute is no time at all, which no piece would hold.
+        minutes = jnp.maximum(times - times[at], 1)
+        comes = jnp.full(codes, never).at[slot].min(minutes, mode="drop")
+        left = jnp.maximum(observed[segments[at] - 1] - times[at], 0)
+        seen = comes < never
+        return jnp.where(seen, comes, left).astype(jnp.float32) / _MINUTES_PER_DAY, seen
+
+    return jax.vmap(one)(jnp.maximum(asked, 0))

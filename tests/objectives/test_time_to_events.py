@@ -1,0 +1,162 @@
+"""Times until codes come, against plain Python, visit by visit and code by code."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ehrjax import train
+from ehrjax.core.errors import InputError
+from ehrjax.core.writer import read_metrics
+from ehrjax.objectives import time_to_events
+
+VOCABULARY, SPECIALS, WIDTH, LENGTH = 11, 5, 4, 30
+EDGES = (10.0, 40.0, 400.0)
+visit = st.tuples(st.integers(0, 300_000), st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=3))
+windows = st.lists(st.lists(visit, min_size=1, max_size=4), min_size=1, max_size=2)
+
+
+def laid(rows: list, until: int | None = None) -> dict[str, np.ndarray]:
+    """Windows as (minutes since the visit before, codes); `until`: days since 1970, each window starts on day 0."""
+    names = ("tokens", "segment_ids", "visit_ids", "times", "days")
+    batch = {name: np.zeros((len(rows), LENGTH), np.int32) for name in names}
+    batch["ages"] = np.full((len(rows), LENGTH), np.nan, np.float32)
+    batch["anchors"] = np.full((len(rows), 3), -1, np.int32)
+    batch["ends"] = np.zeros((len(rows), 3), np.int32)
+    for row, segments in enumerate(rows):
+        at = 0
+        for number, visits in enumerate(segments):
+            now = 0
+            for index, (gap, codes) in enumerate(visits):
+                now += gap if index else 0
+                span = slice(at, at + len(codes))
+                batch["tokens"][row, span] = codes
+                batch["segment_ids"][row, span] = number + 1
+                batch["visit_ids"][row, span] = index
+                batch["times"][row, span] = now
+                batch["days"][row, span] = now // 1440
+                at += len(codes)
+            batch["anchors"][row, number] = at - 1
+            batch["ends"][row, number] = 1
+    return batch
+
+
+def made(**given_settings):
+    config = time_to_events.Config(**{"edges_days": EDGES, "visits": LENGTH, "rank": 3, "chunk_size": 7, **given_settings})
+    objective = time_to_events.Objective(config, vocab_size=VOCABULARY, num_specials=SPECIALS, mask_id=4)
+    head = objective.head()
+    params = head.init(jax.random.key(0), jnp.zeros((1, 1, WIDTH)), None)["params"]
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
+    params["bias"] = params["bias"] + 6.0
+    return objective, (lambda p, *inputs: head.apply({"params": p}, *inputs)), params
+
+
+def expected(rows: list, rates: np.ndarray, codes: int, end_day: int | None) -> dict[tuple[int, int], float]:
+    """Minus the log-likelihood at the last token of each visit; rates [B, L, J, codes], logarithms a day."""
+    told = {}
+    for row, segments in enumerate(rows):
+        at = 0
+        for visits in segments:
+            times = np.cumsum([0 if i == 0 else gap for i, (gap, _) in enumerate(visits)])
+            last_day = int(times[-1]) // 1440
+            end = int(times[-1])
+            if end_day is not None and end_day > last_day:
+                end += (end_day - last_day) * 1440
+            for i, (_, own) in enumerate(visits):
+                at += len(own)
+                loss = 0.0
+                for c in range(codes):
+                    later = [k for k in range(i + 1, len(visits)) if c + SPECIALS in visits[k][1]]
+                    minutes = max(int(times[later[0]] - times[i]), 1) if later else end - int(times[i])
+                    days, low = minutes / 1440, 0.0
+                    for j, high in enumerate(EDGES):
+                        rate = float(rates[row, at - 1, j, c])
+                        loss += math.exp(rate) * min(max(days - low, 0.0), high - low)
+                        if later and low < days <= high:
+                            loss -= rate
+                        low = high
+                told[row, at - 1] = loss
+    return told
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(windows, min_size=1, max_size=2), st.sampled_from([0, 3]), st.sampled_from([None, 700]))
+def test_losses_are_those_of_plain_python(rows, codes, end_day):
+    until = {} if end_day is None else {"observed_until": str(np.datetime64("1970-01-01") + end_day)}
+    objective, apply, params = made(codes=codes, **until)
+    hidden = jax.random.normal(jax.random.key(2), (len(rows), LENGTH, WIDTH))
+    outputs = {"hidden": hidden, "table": None}
+    rates = np.asarray(apply(params, hidden, None), np.float64)
+    told = expected(rows, rates, codes or VOCABULARY - SPECIALS, end_day)
+    prepared = objective.prepare(laid(rows), jax.random.key(3))
+    total, weight, _ = objective.loss(apply, params, outputs, prepared)
+    assert int(weight) == len(told)
+    np.testing.assert_allclose(float(total), sum(told.values()), rtol=2e-4)
+    found = objective.predictions(apply, params, outputs, prepared)
+    for row in range(len(rows)):
+        for at, loss in zip(np.asarray(found["asked"][row]), np.asarray(found["loss"][row])):
+            if at >= 0:
+                np.testing.assert_allclose(loss, told[row, int(at)], rtol=2e-4, atol=1e-4)
+            else:
+                assert loss == 0
+
+
+def test_some_visits_are_drawn_anew_in_training_and_the_same_in_evaluation():
+    visits = [(500, [6]) for _ in range(LENGTH)]
+    objective, _, _ = made(visits=8)
+    batch = laid([[visits]])
+    drawn = [np.asarray(objective.prepare(batch, jax.random.key(i))["asked"]) for i in range(3)]
+    assert all(len(set(one[0])) == 8 and one.min() >= 0 for one in drawn)
+    assert set(drawn[0][0]) != set(drawn[1][0])
+    fixed = [np.asarray(objective.prepare(batch, jax.random.key(i), evaluate=True)["asked"]) for i in range(2)]
+    np.testing.assert_array_equal(*fixed)
+    assert len(set(fixed[0][0] // 8)) >= 3  # from all over the row
+
+
+def test_what_another_window_holds_changes_nothing():
+    rows = [[[(0, [6, 7]), (9000, [8])], [(0, [9]), (1000, [6])]]]
+    other = [[[(0, [6, 7]), (9000, [8])], [(0, [6]), (2000, [10])]]]
+    objective, apply, params = made()
+    hidden = jax.random.normal(jax.random.key(2), (1, LENGTH, WIDTH))
+    losses = []
+    for content in (rows, other):
+        prepared = objective.prepare(laid(content), jax.random.key(3), evaluate=True)
+        found = objective.predictions(apply, params, {"hidden": hidden}, prepared)
+        losses.append({int(a): float(x) for a, x in zip(found["asked"][0], found["loss"][0])})
+    assert losses[0][1] == losses[1][1] and losses[0][2] == losses[1][2]
+    assert losses[0][3] != losses[1][3]
+
+
+def test_rates_are_learnt(tmp_path, toy_tokens):
+    """The likelihood of a trained model is far above an untrained one's, and of one that knows frequencies alone."""
+    train.main(
+        [
+            "--config=configs/gpt2.py:smoke",
+            "--config.objective.name=next_token",
+            f"--config.data.path={toy_tokens}",
+            "--config.report.enabled=False",
+            f"--workdir={tmp_path / 'run'}",
+        ]
+    )
+    assert [line for line in read_metrics(tmp_path / "run") if "tuning_loss" in line]
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "message"),
+    [
+        ({"edges_days": (30.0, 30.0)}, "rise"),
+        ({"rank": 0}, "rank"),
+        ({"codes": -1}, "codes"),
+        ({"observed_until": "soon"}, "date"),
+        ({"observed_until": "2015-06-30", "observed_until_age": 80.0}, "keep one"),
+    ],
+)
+def test_settings_that_cannot_be(given_settings, message):
+    with pytest.raises(InputError, match=message):
+        time_to_events.Config(**given_settings)
