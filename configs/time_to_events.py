@@ -7,7 +7,8 @@
 Arguments: decoder (default; rotary positions over the age in days), gpt2, lstm, visit_lstm, each as its own config has
 it; smoke, or smoke behind one of them, such as gpt2_smoke.
 Tell it until when everybody was observed, where the data end for all at once: `--config.objective.observed_until=DATE`
-or `observed_until_age=YEARS`. It is meant to be fine-tuned (configs/finetune.py) or probed; it does not generate.
+or `observed_until_age=YEARS`. `--config.objective.codes="('ENCOUNTER//', 'ICD10CM//')"` asks for these tokens only (regular expressions from their
+start); without it, for all. It is meant to be fine-tuned (configs/finetune.py) or probed; it does not generate.
 Without `data.path` it trains on the embedded synthetic hospital.
 """
 
@@ -34,7 +35,7 @@ def get_config(arg: str = "decoder") -> ConfigDict:
         raise ValueError(f"configs/time_to_events.py has no argument {arg!r}; it has {', '.join(MODELS)}, smoke")
     own = runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))
     config = own["get_config"](MODELS[name][smoke])
-    config.objective = ConfigDict(dict(name="time_to_events", edges_days=EDGES_DAYS, codes=0, rank=64, visits=64))
+    config.objective = ConfigDict(dict(name="time_to_events", edges_days=EDGES_DAYS, codes=(), rank=64, visits=64))
     config.objective.observed_until_age = 0.0  # years, where the data end at an age
     config.objective.observed_until = ""  # a date, where they end at a date
     return config

@@ -19,8 +19,8 @@ FIELDS = ("tokens", "segment_ids", "times", "ages", "days", "anchors", "ends")
 """The fields of a batch that the objective reads."""
 ALLOWS_FUTURE = False
 """A model whose positions see later tokens would be given the answer."""
-GIVEN_GAPS = True
-"""Tokens have scores only given the gap before them."""
+NO_LOGITS = "scores tokens only given the gap before them (objectives/gaps.py)"
+"""Why a run of this objective gives no logits."""
 
 
 @dataclasses.dataclass(frozen=True)

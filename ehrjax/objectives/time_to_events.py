@@ -9,7 +9,8 @@ is done next, this asks what will have happened in days, months and years, for a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,8 @@ FIELDS = ("tokens", "segment_ids", "visit_ids", "times", "ages", "days", "anchor
 """The fields of a batch that the objective reads."""
 ALLOWS_FUTURE = "visit"
 """A position may see later tokens of its own visit, but not the next one."""
+NO_LOGITS = "tells how long until each code comes, not which token is next"
+"""Why a run of this objective gives no logits."""
 
 _MINUTES_PER_DAY = 1440.0
 # The logarithm of a rate a day of a code that comes every few years: where untrained rates begin.
@@ -41,13 +44,14 @@ _RARE = -8.0
 class _Settings:
     """edges_days: ends of the pieces, rising; the first begins at 0, and what comes behind the last is not asked.
 
-    codes: the most frequent ones that are asked, 0: all. rank: numbers that a code's rates hang on in each piece.
-    visits: of a row that are asked in a step, drawn anew each time; chunk_size: visits of all rows that are computed at
-    once.
+    codes: regular expressions of the tokens that are asked for, from their start; none: all. ids: these tokens (set from
+    the vocabulary). rank: numbers that a code's rates hang on in each piece. visits: of a row that are asked in a step,
+    drawn anew each time; chunk_size: visits of all rows that are computed at once.
     """
 
     edges_days: tuple[float, ...] = (7.0, 30.0, 90.0, 180.0, 365.0, 730.0, 1825.0)
-    codes: int = 0
+    codes: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
     rank: int = 64
     visits: int = 64
     chunk_size: int = 256
@@ -56,13 +60,36 @@ class _Settings:
         edges = (0.0, *self.edges_days)
         if len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:])):
             raise InputError(f"objective.edges_days is {self.edges_days}; it must be numbers above 0 that rise.")
-        if self.codes < 0 or min(self.rank, self.visits, self.chunk_size) < 1:
-            raise InputError("objective.rank, visits and chunk_size must be at least 1, and codes at least 0.")
+        if min(self.rank, self.visits, self.chunk_size) < 1:
+            raise InputError("objective.rank, visits and chunk_size must be at least 1.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(observation.Config, _Settings):
     __doc__ = f"{_Settings.__doc__}\n    And until when everybody was observed (observation.py)."
+
+
+def of_tokens(settings: Mapping[str, Any], strings: Sequence[str], num_specials: int) -> dict[str, Any]:
+    """The settings with `ids` of the tokens that `codes` name.
+
+    Args:
+      settings: the objective's section of a config.
+      strings: of the vocabulary's tokens.
+      num_specials: ids below are no codes.
+
+    Raises:
+      InputError: a pattern is none, or no token has it.
+    """
+    chosen: set[int] = set()
+    for pattern in settings.get("codes", ()):
+        try:
+            found = [i for i, string in enumerate(strings) if i >= num_specials and re.match(pattern, string)]
+        except re.error as error:
+            raise InputError(f"objective.codes holds {pattern!r}, which is no regular expression: {error}.") from error
+        if not found:
+            raise InputError(f"objective.codes names {pattern!r}, which no token of the vocabulary has.")
+        chosen |= set(found)
+    return {**settings, "ids": tuple(sorted(chosen))}
 
 
 class RatesHead(nn.Module):
@@ -90,10 +117,13 @@ class Objective:
     def __init__(
         self, config: Config, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32
     ) -> None:
-        """num_specials: ids below are no codes; those above are the rarer the higher. mask_id: not needed here."""
-        self.config, self.num_specials, self.policy = config, num_specials, policy
-        known = max(vocab_size - num_specials, 1)
-        self.codes = min(config.codes or known, known)
+        """num_specials: ids below are no codes. mask_id: not needed here."""
+        self.config, self.policy = config, policy
+        ids = config.ids or tuple(range(num_specials, vocab_size))
+        self.codes = max(len(ids), 1)
+        # Which of the codes each token is; the last for one that is none.
+        self._slots = np.full(vocab_size, self.codes, np.int32)
+        self._slots[list(ids)] = np.arange(len(ids))
 
     def head(self) -> nn.Module:
         """The head to initialise and apply: `head(hidden [..., D], table) -> log rates [..., J, codes]`."""
@@ -176,15 +206,14 @@ class Objective:
     ) -> tuple[Float[Array, "batch m codes"], Bool[Array, "batch m codes"]]:
         """Days from each asked position until each code comes in a later visit, or until the subject is seen no more;
         and which of the two."""
-        of_row = partial(_days_of_row, self.num_specials, self.codes)
-        names = ("tokens", "segment_ids", "visit_ids", "times", "observed")
-        return jax.vmap(of_row)(*(batch[name] for name in names), asked)
+        slots = jnp.asarray(self._slots)[batch["tokens"]]
+        names = ("segment_ids", "visit_ids", "times", "observed")
+        return jax.vmap(partial(_days_of_row, self.codes))(slots, *(batch[name] for name in names), asked)
 
 
 def _days_of_row(
-    num_specials: int,
     codes: int,
-    tokens: Int[Array, " length"],
+    slots: Int[Array, " length"],
     segments: Int[Array, " length"],
     visits: Int[Array, " length"],
     times: Int[Array, " length"],
@@ -192,9 +221,9 @@ def _days_of_row(
     asked: Int[Array, " m"],
 ) -> tuple[Float[Array, "m codes"], Bool[Array, "m codes"]]:
     def one(at: Array) -> tuple[Array, Array]:
-        later = (segments == segments[at]) & (visits > visits[at]) & (tokens >= num_specials)
+        later = (segments == segments[at]) & (visits > visits[at])
         never = jnp.int32(2**31 - 1)
-        slot = jnp.where(later & (tokens < num_specials + codes), tokens - num_specials, codes)
+        slot = jnp.where(later, slots, codes)
         # Minutes; another visit of the same minute is no time at all, which no piece would hold.
         minutes = jnp.maximum(times - times[at], 1)
         comes = jnp.full(codes, never).at[slot].min(minutes, mode="drop")

@@ -95,6 +95,10 @@ def build(config: Mapping[str, Any], vocabulary: vocabularies.Vocabulary) -> Par
     model_config = model_module.config_from({**sections["model"], model_module.vocab_size_key: len(vocabulary)})
     check_pair(model_module, objective_module, model_config)
     model_module.check(model_config, config["data"]["context_length"])
+    if hasattr(objective_module, "of_tokens"):
+        sections["objective"] = objective_module.of_tokens(
+            sections["objective"], vocabulary.strings, vocabulary.num_specials
+        )
     objective = objective_module.Objective(
         configs.into(objective_module.Config, sections["objective"], where="objective"),
         vocab_size=len(vocabulary),
@@ -216,10 +220,8 @@ class Run:
           InputError: the run was trained on labels, so it has no scores of tokens.
         """
         self._must(supervised=False, use="predictions")
-        if hasattr(sys.modules[type(self.objective).__module__], "GIVEN_GAPS"):
-            raise InputError(
-                "The objective next_event scores tokens only given the gap before them (objectives/gaps.py)."
-            )
+        if why := getattr(sys.modules[type(self.objective).__module__], "NO_LOGITS", ""):
+            raise InputError(f"The objective {self.config['objective']['name']} {why}, so there are no logits.")
         return self._logits(self.params, self._device(batch))
 
 

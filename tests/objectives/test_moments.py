@@ -77,9 +77,7 @@ def test_training_and_prediction_know_the_same_moment(toy_tokens, asked, tmp_pat
     )
     part = pipeline.open_split(dataset, "train", settings)
     epoch = pipeline.plan_epoch(part, settings, seed=None)
-    batch = pipeline.make_batch(
-        part, epoch, settings, rows=range(len(epoch.plan)), batch_size=len(epoch.plan), index=0
-    )
+    batch = pipeline.make_batch(part, epoch, settings, rows=range(len(epoch.plan)), batch_size=len(epoch.plan), index=0)
     # The gap of each label leads from the last token that it sees to its own time.
     rows, places = np.nonzero(batch["weights"])
     anchors = batch["label_anchors"][rows, places]

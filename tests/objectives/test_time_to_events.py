@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ehrjax
 from ehrjax import train
 from ehrjax.core.errors import InputError
 from ehrjax.core.writer import read_metrics
@@ -48,7 +49,9 @@ def laid(rows: list, until: int | None = None) -> dict[str, np.ndarray]:
 
 
 def made(**given_settings):
-    config = time_to_events.Config(**{"edges_days": EDGES, "visits": LENGTH, "rank": 3, "chunk_size": 7, **given_settings})
+    config = time_to_events.Config(
+        **{"edges_days": EDGES, "visits": LENGTH, "rank": 3, "chunk_size": 7, **given_settings}
+    )
     objective = time_to_events.Objective(config, vocab_size=VOCABULARY, num_specials=SPECIALS, mask_id=4)
     head = objective.head()
     params = head.init(jax.random.key(0), jnp.zeros((1, 1, WIDTH)), None)["params"]
@@ -57,7 +60,9 @@ def made(**given_settings):
     return objective, (lambda p, *inputs: head.apply({"params": p}, *inputs)), params
 
 
-def expected(rows: list, rates: np.ndarray, codes: int, end_day: int | None) -> dict[tuple[int, int], float]:
+def expected(
+    rows: list, rates: np.ndarray, codes: tuple[int, ...], end_day: int | None
+) -> dict[tuple[int, int], float]:
     """Minus the log-likelihood at the last token of each visit; rates [B, L, J, codes], logarithms a day."""
     told = {}
     for row, segments in enumerate(rows):
@@ -71,8 +76,8 @@ def expected(rows: list, rates: np.ndarray, codes: int, end_day: int | None) -> 
             for i, (_, own) in enumerate(visits):
                 at += len(own)
                 loss = 0.0
-                for c in range(codes):
-                    later = [k for k in range(i + 1, len(visits)) if c + SPECIALS in visits[k][1]]
+                for c, code in enumerate(codes):
+                    later = [k for k in range(i + 1, len(visits)) if code in visits[k][1]]
                     minutes = max(int(times[later[0]] - times[i]), 1) if later else end - int(times[i])
                     days, low = minutes / 1440, 0.0
                     for j, high in enumerate(EDGES):
@@ -86,14 +91,14 @@ def expected(rows: list, rates: np.ndarray, codes: int, end_day: int | None) -> 
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(windows, min_size=1, max_size=2), st.sampled_from([0, 3]), st.sampled_from([None, 700]))
+@given(st.lists(windows, min_size=1, max_size=2), st.sampled_from([(), (6, 9, 10)]), st.sampled_from([None, 700]))
 def test_losses_are_those_of_plain_python(rows, codes, end_day):
     until = {} if end_day is None else {"observed_until": str(np.datetime64("1970-01-01") + end_day)}
-    objective, apply, params = made(codes=codes, **until)
+    objective, apply, params = made(ids=codes, **until)
     hidden = jax.random.normal(jax.random.key(2), (len(rows), LENGTH, WIDTH))
     outputs = {"hidden": hidden, "table": None}
     rates = np.asarray(apply(params, hidden, None), np.float64)
-    told = expected(rows, rates, codes or VOCABULARY - SPECIALS, end_day)
+    told = expected(rows, rates, codes or tuple(range(SPECIALS, VOCABULARY)), end_day)
     prepared = objective.prepare(laid(rows), jax.random.key(3))
     total, weight, _ = objective.loss(apply, params, outputs, prepared)
     assert int(weight) == len(told)
@@ -133,18 +138,34 @@ def test_what_another_window_holds_changes_nothing():
     assert losses[0][3] != losses[1][3]
 
 
-def test_rates_are_learnt(tmp_path, toy_tokens):
-    """The likelihood of a trained model is far above an untrained one's, and of one that knows frequencies alone."""
+def test_rates_are_learnt_and_a_run_goes_on_from_there(tmp_path, toy_tokens):
+    quick = ("--config.report.enabled=False", "--config.tensorboard=False", "--config.data.eval_batches=0")
     train.main(
         [
-            "--config=configs/gpt2.py:smoke",
-            "--config.objective.name=next_token",
+            "--config=configs/time_to_events.py:gpt2_smoke",
             f"--config.data.path={toy_tokens}",
-            "--config.report.enabled=False",
+            "--config.num_steps=60",
+            "--config.eval_every=20",
+            "--config.optimizer.learning_rate=0.01",
             f"--workdir={tmp_path / 'run'}",
+            *quick,
         ]
     )
-    assert [line for line in read_metrics(tmp_path / "run") if "tuning_loss" in line]
+    losses = [line["tuning_loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "tuning_loss" in line]
+    assert len(losses) == 3 and losses[-1] < losses[0] - 1
+    opened = ehrjax.load(tmp_path / "run")
+    with pytest.raises(InputError, match="no logits"):
+        opened.logits(ehrjax.collate([[5, 6, 7]], context_length=16))
+
+
+def test_codes_are_named_by_what_tokens_begin_with():
+    strings = ["[PAD]", "[MASK]", "ICD//E11.9", "ICD//I10", "LAB//1//Q1", "LAB//1//Q2"]
+    settings = {"codes": ("ICD//E11", "LAB//"), "rank": 3}
+    assert time_to_events.of_tokens(settings, strings, 2) == {**settings, "ids": (2, 4, 5)}
+    assert time_to_events.of_tokens({}, strings, 2)["ids"] == ()
+    for pattern, message in (("(", "no regular expression"), ("E11", "no token"), ("\\[PAD", "no token")):
+        with pytest.raises(InputError, match=message):
+            time_to_events.of_tokens({"codes": (pattern,)}, strings, 2)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +173,6 @@ def test_rates_are_learnt(tmp_path, toy_tokens):
     [
         ({"edges_days": (30.0, 30.0)}, "rise"),
         ({"rank": 0}, "rank"),
-        ({"codes": -1}, "codes"),
         ({"observed_until": "soon"}, "date"),
         ({"observed_until": "2015-06-30", "observed_until_age": 80.0}, "keep one"),
     ],

@@ -81,7 +81,7 @@ def batch(objective: str) -> dict[str, np.ndarray]:
 def test_a_pair_has_a_step_or_says_why_not(name, bidirectional, objective):
     given = config(name, bidirectional, objective)
     legal = {"the past": True, "its visit": objective not in NEVER}.get(
-        sees(name, bidirectional), objective not in NEVER | {"next_visit"}
+        sees(name, bidirectional), objective not in NEVER | {"next_visit", "time_to_events"}
     )
     if not legal:
         with pytest.raises(InputError, match="lets a position see later ones, which the objective .* predict"):
@@ -106,4 +106,4 @@ def test_a_pair_has_a_step_or_says_why_not(name, bidirectional, objective):
 
 def test_all_are_here():
     assert {"gpt2", "decoder", "lstm", "lstm_notes", "visit_lstm", "behrt", "bert", "cehr_bert"} <= set(MODELS)
-    assert {"next_token", "next_event", "next_visit", *LABELS, *MASKED} == set(OBJECTIVES)
+    assert {"next_token", "next_event", "next_visit", "time_to_events", *LABELS, *MASKED} == set(OBJECTIVES)
