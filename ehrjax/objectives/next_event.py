@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ehrjax.objectives import gaps, next_token, observation
 from ehrjax.objectives.cross_entropy import HeadApply

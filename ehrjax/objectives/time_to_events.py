@@ -1,8 +1,8 @@
 r"""How long until each code comes: piecewise-exponential times to events (MOTOR; Steinberg et al. 2023).
 
-At the end of a visit, every code c has a rate in each of J pieces of the time ahead, lambda_cj = exp(e_c . W_j h + b_cj)
-a day. Where the code next comes at t, or is not seen to come until the end c of the record, its log-likelihood is
-sum_j [t in piece j] log lambda_cj - lambda_cj |piece j before min(t, c)|. Unlike the next token, which is mostly what
+At the end of a visit, every code has a rate a day in each of J pieces of the time ahead, lambda_cj = exp(e_c . W_j h +
+b_cj). Where the code next comes at t, or is not seen to come until the record's end T, its log-likelihood is
+sum_j [t in piece j] log lambda_cj - lambda_cj |piece j before min(t, T)|. Unlike the next token, which is mostly what
 is done next, this asks what will have happened in days, months and years, for all codes at once.
 """
 
@@ -44,9 +44,9 @@ _RARE = -8.0
 class _Settings:
     """edges_days: ends of the pieces, rising; the first begins at 0, and what comes behind the last is not asked.
 
-    codes: regular expressions of the tokens that are asked for, from their start; none: all. ids: these tokens (set from
-    the vocabulary). rank: numbers that a code's rates hang on in each piece. visits: of a row that are asked in a step,
-    drawn anew each time; chunk_size: visits of all rows that are computed at once.
+    codes: regular expressions of the tokens that are asked for, from their start; none: all. ids: these tokens (set
+    from the vocabulary). rank: numbers that a code's rates hang on in each piece. visits: of a row that are asked in a
+    step, drawn anew each time; chunk_size: visits of all rows that are computed at once.
     """
 
     edges_days: tuple[float, ...] = (7.0, 30.0, 90.0, 180.0, 365.0, 730.0, 1825.0)
