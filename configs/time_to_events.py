@@ -7,8 +7,8 @@
 Arguments: decoder (default; rotary positions over the age in days), gpt2, lstm, visit_lstm, each as its own config has
 it; smoke, or smoke behind one of them, such as gpt2_smoke.
 Tell it until when everybody was observed, where the data end for all at once: `--config.objective.observed_until=DATE`
-or `observed_until_age=YEARS`. `--config.objective.codes="('ENCOUNTER//', 'ICD10CM//')"` asks for the tokens that begin so
-(regular expressions); without it, for all. It is meant to be fine-tuned (configs/finetune.py) or probed; it does not
+or `observed_until_age=YEARS`. `--config.objective.codes="('ENCOUNTER//', 'ICD10CM//')"` asks for the tokens that begin
+so (regular expressions); without it, for all. It is meant to be fine-tuned (configs/finetune.py) or probed; it does not
 generate.
 Without `data.path` it trains on the embedded synthetic hospital.
 """

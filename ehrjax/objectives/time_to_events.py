@@ -86,7 +86,7 @@ def of_tokens(settings: Mapping[str, Any], strings: Sequence[str], num_specials:
             found = [i for i, string in enumerate(strings) if i >= num_specials and re.match(pattern, string)]
         except re.error as error:
             raise InputError(f"objective.codes holds {pattern!r}, which is no regular expression: {error}.") from error
-        if not found:
+        if not found and len(strings) > num_specials + 1:  # else it is vocabulary.smallest()
             raise InputError(f"objective.codes names {pattern!r}, which no token of the vocabulary has.")
         chosen |= set(found)
     return {**settings, "ids": tuple(sorted(chosen))}

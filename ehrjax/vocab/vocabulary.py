@@ -108,7 +108,7 @@ def build(
 
 
 def smallest() -> Vocabulary:
-    """The specials and one code: enough to check a config with."""
+    """The specials and one code: enough to check a config with, as far as no code is named in it."""
     counts = pl.DataFrame({"str": ["x"], "code": ["x"], "bin": [None], "count": [1]})
     return build(counts, min_count=1, bin_bounds={}, descriptions={})
 
