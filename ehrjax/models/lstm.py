@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +22,8 @@ vocab_size_key = "vocab_size"
 
 # Steps of the loop that are compiled as one: more cost compile time, fewer cost a loop's overhead a step.
 _UNROLL = 4
+# Places that are left out together where none is used.
+_PIECE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,17 +125,18 @@ class Recurrence(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch length n"], resets: Bool[Array, "batch length"]
+        self,
+        x: Float[Array, "batch length n"],
+        resets: Bool[Array, "batch length"],
+        used: Bool[Array, " length"] | None = None,
     ) -> Float[Array, "batch length units"]:
-        """resets: where the state begins anew."""
+        """resets: where the state begins anew. used: places that mean something; what others get means nothing, and
+        costs nothing where there are many of them in a row (None: all are used)."""
         bound = self.units**-0.5
         start = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)  # noqa: E731
         inputs = self.param("input", start, (x.shape[-1], 4 * self.units), jnp.float32)
         recurrent = self.param("hidden", start, (self.units, 4 * self.units), jnp.float32)
         bias = self.param("bias", start, (4 * self.units,), jnp.float32)
-        # What does not wait for the state is one matmul over all places.
-        given = matmul(x, inputs, self.policy).astype(jnp.float32) + bias
-
         remembers = self.has_variable(memory.MEMORY, "hidden")
         if remembers:
             resets = jnp.zeros_like(resets)
@@ -146,13 +149,21 @@ class Recurrence(nn.Module):
             hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
             return (hidden, cell), (hidden, cell)
 
+        def along(first: tuple[Array, Array], x: Array, resets: Array) -> tuple[tuple, tuple[Array, Array]]:
+            # What does not wait for the state is one matmul over all places.
+            given = matmul(x, inputs, self.policy).astype(jnp.float32) + bias
+            now = given.swapaxes(0, 1), resets.swapaxes(0, 1)
+            last, kept = jax.lax.scan(step, first, now, reverse=self.reverse, unroll=_UNROLL)
+            return last, tuple(part.swapaxes(0, 1) for part in kept)
+
         zeros = jnp.zeros((x.shape[0], self.units), jnp.float32)
         first = (zeros, zeros)
         if remembers:
             first = tuple(self.get_variable(memory.MEMORY, name) for name in ("hidden", "cell"))
-        along = (given.swapaxes(0, 1), resets.swapaxes(0, 1))
-        last, (out, cells) = jax.lax.scan(step, first, along, reverse=self.reverse, unroll=_UNROLL)
-        out, cells = out.swapaxes(0, 1), cells.swapaxes(0, 1)
+        if used is None:
+            last, (out, cells) = along(first, x, resets)
+        else:
+            last, (out, cells) = _where_used(along, first, x, resets, used, reverse=self.reverse)
         if remembers:
             for name, value in zip(("hidden", "cell"), last):
                 self.put_variable(memory.MEMORY, name, value)
@@ -160,3 +171,26 @@ class Recurrence(nn.Module):
             self.sow(memory.KEPT, "hidden", out)
             self.sow(memory.KEPT, "cell", cells)
         return out.astype(self.policy.residual)
+
+
+def _where_used(
+    along: Callable[..., Any], first: tuple[Array, Array], x: Array, resets: Array, used: Array, *, reverse: bool
+) -> tuple[Any, tuple[Array, Array]]:
+    """`along` piece by piece, leaving out the pieces without a used place: the state passes them unchanged."""
+    rows, length = resets.shape
+    count = -(-length // _PIECE)
+
+    def pieces(array: Array) -> Array:
+        padded = jnp.pad(array, [(0, 0), (0, count * _PIECE - length)] + [(0, 0)] * (array.ndim - 2))
+        return jnp.moveaxis(padded.reshape(rows, count, _PIECE, *array.shape[2:]), 1, 0)
+
+    def skipped(state: tuple[Array, Array], x: Array, resets: Array) -> tuple[tuple, tuple[Array, Array]]:
+        return state, tuple(jnp.zeros((*resets.shape, part.shape[-1]), part.dtype) for part in state)
+
+    def piece(state: tuple[Array, Array], now: tuple[Array, Array, Array]) -> tuple[tuple, tuple[Array, Array]]:
+        return jax.lax.cond(now[2], along, skipped, state, *now[:2])
+
+    there = jnp.pad(used, (0, count * _PIECE - length)).reshape(count, _PIECE).any(axis=1)
+    last, kept = jax.lax.scan(piece, first, (pieces(x), pieces(resets), there), reverse=reverse)
+    out, cells = (jnp.moveaxis(part, 0, 1).reshape(rows, -1, part.shape[-1])[:, :length] for part in kept)
+    return last, (out, cells)

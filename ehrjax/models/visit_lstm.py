@@ -91,15 +91,17 @@ class Model(nn.Module):
             x = Dense(config.visit_dim, self.policy, name="visit")(x)
         x = dropout(x, config.dropout, keys[-1])
         begins, ends = _edges(segments)
+        # A row has a visit for every few tokens; the recurrence leaves out the places behind its last one.
+        used = jnp.arange(number.shape[1]) <= number[:, -1].max()
         if config.time_features:
             x = jnp.concatenate([x, _time_features(batch["times"], number, begins).astype(x.dtype)], axis=-1)
         for layer in range(config.num_layers):
             if layer:
                 x = dropout(x, config.dropout, keys[layer])
-            outputs = [Recurrence(config.hidden_dim, self.policy, name=f"lstm_{layer}")(x, begins)]
+            outputs = [Recurrence(config.hidden_dim, self.policy, name=f"lstm_{layer}")(x, begins, used)]
             if config.bidirectional:
                 back = Recurrence(config.hidden_dim, self.policy, reverse=True, name=f"lstm_{layer}_reverse")
-                outputs.append(back(x, ends))
+                outputs.append(back(x, ends, used))
             x = jnp.concatenate(outputs, axis=-1)
         hidden = jnp.take_along_axis(x, number[..., None], axis=1)
         return {"hidden": constrain_batch(hidden), "table": table}
