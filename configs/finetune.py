@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.pooling = "mean" if sees is True else "last"
     config.objective.prediction_time = True
     # One window then serves all labels of a subject that fit, which is several times faster.
-    config.data.labels_per_window = 8 if sees is False else 1
+    config.data.labels_per_window = 1 if sees is True else 8
     config.init.checkpoint = checkpoint
     config.init.skip = ("head/",)
     config.precision = run["precision"]

@@ -40,8 +40,8 @@ class Settings:
       shuffle: another order and other cuts each epoch; otherwise subjects come in the order of the files.
       labels: a label folder or file; then a window is what a label asks about, and carries it. Several, with commas:
         the answers to several yes-or-no tasks, learnt together.
-      labels_per_window: labels of one subject that share a window (`shared_windows`), for causal models that are pooled
-        by `last`; 1: each has its own.
+      labels_per_window: labels of one subject that share a window (`shared_windows`), for models of the past that are
+        pooled by `last`; 1: each has its own.
       decode: see ingest.labels.reading.
       notes: a folder of note vectors (data.notes); then a token carries the mean of the notes before it.
       newest_notes: how many of the newest notes that mean takes; 0 takes all.

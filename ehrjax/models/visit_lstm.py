@@ -162,7 +162,8 @@ def _edges(segments: Array) -> tuple[Array, Array]:
 def _time_features(times: Array, number: Array, begins: Array) -> Float[Array, "batch length 2"]:
     """log(1 + days) since the visit before (0 for the first of a segment) and since the segment's first visit."""
     length = times.shape[1]
-    first = jax.vmap(lambda t, n: jax.ops.segment_max(t, n, num_segments=length))(times, number)
+    # A visit's time is that of its first token: a separator behind a visit has the time of the next one.
+    first = jax.vmap(lambda t, n: jax.ops.segment_min(t, n, num_segments=length))(times, number)
     days = jnp.maximum(first, 0).astype(jnp.float32) / _MINUTES_PER_DAY
     before = jnp.concatenate([jnp.zeros_like(days[:, :1]), days[:, :-1]], axis=1)
     gap = jnp.where(begins, 0.0, jnp.maximum(days - before, 0.0))

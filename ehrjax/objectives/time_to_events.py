@@ -118,7 +118,7 @@ class Objective:
         self, config: Config, *, vocab_size: int, num_specials: int, mask_id: int, policy: Policy = FP32
     ) -> None:
         """num_specials: ids below are no codes. mask_id: not needed here."""
-        self.config, self.policy = config, policy
+        self.config, self.num_specials, self.policy = config, num_specials, policy
         ids = config.ids or tuple(range(num_specials, vocab_size))
         self.codes = max(len(ids), 1)
         # Which of the codes each token is; the last for one that is none.
@@ -130,12 +130,13 @@ class Objective:
         return RatesHead(self.codes, len(self.config.edges_days), self.config.rank, self.policy)
 
     def prepare(self, batch: Mapping[str, Array], key: Array, *, evaluate: bool = False) -> dict[str, Array]:
-        """Adds `asked` [B, P], the last positions of some visits (-1: no more), and `observed` [B, S], minutes from the
+        """Adds `asked` [B, P], the last codes of some visits (-1: no more), and `observed` [B, S], minutes from the
         start of each window until when its subject is seen.
         """
-        segments, visits = batch["segment_ids"], batch["visit_ids"]
-        other = (segments[:, 1:] != segments[:, :-1]) | (visits[:, 1:] != visits[:, :-1])
-        last = jnp.concatenate([other, jnp.ones_like(other[:, :1])], axis=1) & (segments > 0)
+        segments = batch["segment_ids"]
+        # Not a separator behind the codes: it has the time of the next visit.
+        code = (batch["tokens"] >= self.num_specials) & (segments > 0)
+        last = jax.vmap(_last_codes)(code, segments, batch["visit_ids"])
         anchors = jnp.maximum(batch["anchors"], 0)
         silences = jnp.maximum(observation.silences(self.config, batch), 0)
         observed = jnp.take_along_axis(batch["times"], anchors, axis=1) + silences
@@ -209,6 +210,17 @@ class Objective:
         slots = jnp.asarray(self._slots)[batch["tokens"]]
         names = ("segment_ids", "visit_ids", "times", "observed")
         return jax.vmap(partial(_days_of_row, self.codes))(slots, *(batch[name] for name in names), asked)
+
+
+def _last_codes(
+    code: Bool[Array, " length"], segments: Int[Array, " length"], visits: Int[Array, " length"]
+) -> Bool[Array, " length"]:
+    """Which tokens of a row are the last code of their visit."""
+    place = jnp.arange(len(code))
+    new = jnp.concatenate([jnp.ones(1, bool), (segments[1:] != segments[:-1]) | (visits[1:] != visits[:-1])])
+    number = jnp.cumsum(new) - 1
+    last = jax.ops.segment_max(jnp.where(code, place, -1), number, num_segments=len(code))
+    return code & (last[number] == place)
 
 
 def _days_of_row(

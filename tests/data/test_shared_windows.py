@@ -22,9 +22,12 @@ def asked(toy_tokens, tmp_path_factory):
         split = dataset.split(name)
         for i in range(len(split)):
             subject = split.subject(i)
-            times = subject.times[subject.num_static :]
+            times, visits = subject.times[subject.num_static :], subject.visits[subject.num_static :]
             for k in range(5):
-                rows.append((subject.subject_id, int(times[k * (len(times) - 1) // 4]), bool((i + k) % 3 == 0)))
+                place = k * (len(times) - 1) // 4
+                if k % 2:  # at the end of a visit; the others are anywhere
+                    place = int(np.flatnonzero(visits == visits[place])[-1])
+                rows.append((subject.subject_id, int(times[place]), bool((i + k) % 3 == 0)))
     schema = {"subject_id": pl.Int64, "prediction_time": pl.Int64, "boolean_value": pl.Boolean}
     frame = pl.DataFrame(rows, schema=schema, orient="row").unique(["subject_id", "prediction_time"], keep="first")
     path = tmp_path_factory.mktemp("shared") / "task.parquet"
@@ -55,9 +58,12 @@ def test_every_label_is_there_once_and_sees_what_it_sees_alone(toy_tokens, asked
         assert part.windows.start[w] == place[key(part, w, j)] and part.stops[j] <= part.windows.stop[w]
 
 
-def test_a_causal_model_says_the_same_of_a_label_alone_and_among_others(toy_tokens, asked):
-    config = configs.to_dict(configs._parse(["--config=configs/gpt2.py:smoke"]))
-    config["data"]["context_length"] = config["model"]["max_positions"] = 256
+@pytest.mark.parametrize("name", ["gpt2", "visit_lstm"])
+def test_a_model_of_the_past_says_the_same_of_a_label_alone_and_among_others(toy_tokens, asked, name):
+    config = configs.to_dict(configs._parse([f"--config=configs/{name}.py:smoke"]))
+    config["data"]["context_length"] = 256
+    if name == "gpt2":
+        config["model"]["max_positions"] = 256
     config["objective"] = dict(name="classification", pooling="last", dropout=0.0)
     vocabulary = vocabularies.read(toy_tokens / "vocab.csv")
     parts = run.build(config, vocabulary)
@@ -86,7 +92,12 @@ def test_a_causal_model_says_the_same_of_a_label_alone_and_among_others(toy_toke
 
 
 def test_models_that_see_later_tokens_are_refused():
-    for name, pooling, message in (("behrt", "last", "causal"), ("gpt2", "mean", "pooling"), ("gpt2", "last", None)):
+    for name, pooling, message in (
+        ("behrt", "last", "the past"),
+        ("visit_lstm", "last", None),
+        ("gpt2", "mean", "pooling"),
+        ("gpt2", "last", None),
+    ):
         config = configs.to_dict(configs._parse([f"--config=configs/{name}.py:smoke"]))
         config["objective"] = dict(name="classification", pooling=pooling, dropout=0.0)
         config["data"]["labels_per_window"] = 4

@@ -55,7 +55,7 @@ def test_against_torch(kind):
         for visit in np.unique(one["visit_ids"]):
             inside = one["visit_ids"] == visit
             visits.append(encoded(kind, codes[torch.from_numpy(inside)], params.get("visits", {})))
-            days.append(one["times"][inside].max() / 1440.0)
+            days.append(one["times"][inside].min() / 1440.0)
         kernel, bias = (torch.from_numpy(np.array(params["visit"][part])) for part in ("kernel", "bias"))
         x = torch.stack(visits) @ kernel + bias
         days = torch.tensor(np.array(days, np.float32))

@@ -63,7 +63,7 @@ def made(**given_settings):
 def expected(
     rows: list, rates: np.ndarray, codes: tuple[int, ...], end_day: int | None
 ) -> dict[tuple[int, int], float]:
-    """Minus the log-likelihood at the last token of each visit; rates [B, L, J, codes], logarithms a day."""
+    """Minus the log-likelihood at the last code of each visit; rates [B, L, J, codes], logarithms a day."""
     told = {}
     for row, segments in enumerate(rows):
         at = 0
@@ -74,19 +74,22 @@ def expected(
             if end_day is not None and end_day > last_day:
                 end += (end_day - last_day) * 1440
             for i, (_, own) in enumerate(visits):
+                places = [at + k for k, code in enumerate(own) if code >= SPECIALS]
                 at += len(own)
+                if not places:
+                    continue
                 loss = 0.0
                 for c, code in enumerate(codes):
                     later = [k for k in range(i + 1, len(visits)) if code in visits[k][1]]
                     minutes = max(int(times[later[0]] - times[i]), 1) if later else end - int(times[i])
                     days, low = minutes / 1440, 0.0
                     for j, high in enumerate(EDGES):
-                        rate = float(rates[row, at - 1, j, c])
+                        rate = float(rates[row, places[-1], j, c])
                         loss += math.exp(rate) * min(max(days - low, 0.0), high - low)
                         if later and low < days <= high:
                             loss -= rate
                         low = high
-                told[row, at - 1] = loss
+                told[row, places[-1]] = loss
     return told
 
 
