@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = defaults.get()
     config.model = ConfigDict(run["model"])
     for name, value in run["data"].items():
-        if name not in ("labels", "labels_per_window", "decode", "shuffle", "eval_batches"):
+        if name not in ("labels", "labels_per_window", "whole_visits", "decode", "shuffle", "eval_batches"):
             config.data[name] = tuple(value) if isinstance(value, list) else value
     settings = dict(run["model"])
     module = plugins.find("ehrjax.models", settings.pop("name"), "Model", key="model.name")
@@ -62,6 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.prediction_time = True
     # One window then serves all labels of a subject that fit, which is several times faster.
     config.data.labels_per_window = 1 if sees is True else 8
+    config.data.whole_visits = sees == "visit"
     config.init.checkpoint = checkpoint
     config.init.skip = ("head/",)
     config.precision = run["precision"]

@@ -42,6 +42,7 @@ class Settings:
         the answers to several yes-or-no tasks, learnt together.
       labels_per_window: labels of one subject that share a window (`shared_windows`), for models of the past that are
         pooled by `last`; 1: each has its own.
+      whole_visits: only labels that end with a visit share one, for models that see whole visits.
       decode: see ingest.labels.reading.
       notes: a folder of note vectors (data.notes); then a token carries the mean of the notes before it.
       newest_notes: how many of the newest notes that mean takes; 0 takes all.
@@ -57,6 +58,7 @@ class Settings:
     shuffle: bool = True
     labels: str = ""
     labels_per_window: int = 1
+    whole_visits: bool = False
     decode: str = ""
     notes: str = ""
     newest_notes: int = 0
@@ -115,7 +117,7 @@ def open_split(dataset: token_dataset.TokenDataset, name: str, settings: Setting
     part = labelled.join(split, labels, target, context_length=settings.context_length, where=dataset.folder)
     if settings.labels_per_window == 1:
         return part
-    return shared_windows.share(part, most=settings.labels_per_window)
+    return shared_windows.share(part, most=settings.labels_per_window, whole_visits=settings.whole_visits)
 
 
 def plan_epoch(split: AnySplit, settings: Settings, *, seed: int | None, epoch: int = 0) -> Epoch:

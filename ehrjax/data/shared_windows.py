@@ -3,8 +3,8 @@
 A label by itself repeats the history before it; a subject with ten labels is read ten times. Where no state depends
 on later tokens, one window from the record's beginning up to the last of them serves all, each at the last token that
 it may see. Labels whose history does not fit a window whole keep their own: in a window that ends later and begins
-later for it, a label would see by its place how much is still to come. So do labels in the middle of a visit: a model
-of visits knows all of the visit.
+later for it, a label would see by its place how much is still to come. So do, for a model that sees whole visits,
+labels in the middle of one.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from ehrjax.data.token_dataset import Subject
 from ehrjax.data.windows import Windows
 
 
-def share(part: LabelledSplit, *, most: int) -> LabelledSplit:
+def share(part: LabelledSplit, *, most: int, whole_visits: bool = False) -> LabelledSplit:
     """The same labels in fewer windows, each seeing exactly the tokens that it would see alone.
 
     Args:
       part: a window a label.
       most: labels a window at most.
+      whole_visits: for a model that knows all of a visit at each of its tokens (a separator behind it too).
     """
     tiled = part.windows
     whole = tiled.start == part.num_static[tiled.subject]
-    ends = np.array([_ends_a_visit(part.subject(place), stop) for place, stop in zip(tiled.subject, tiled.stop)], bool)
+    fits = np.ones(len(tiled), bool)
+    if whole_visits:
+        fits[:] = [_ends_a_visit(part.subject(place), stop) for place, stop in zip(tiled.subject, tiled.stop)]
     # By subject, the latest label first; labels of one time in their order, so that the result is one.
     order = np.lexsort((np.arange(len(tiled)), -tiled.stop, tiled.subject))
     groups: list[list[int]] = []
     for i in order.tolist():
         own = groups[-1] if groups else []
         # Where the latest label's history fits, those of the subject's earlier ones do.
-        if own and len(own) < most and whole[own[0]] and ends[i] and tiled.subject[i] == tiled.subject[own[0]]:
+        if own and len(own) < most and whole[own[0]] and fits[i] and tiled.subject[i] == tiled.subject[own[0]]:
             own.append(i)
         else:
             groups.append([i])

@@ -33,6 +33,7 @@ def get() -> ConfigDict:
     config.data.shuffle = True
     config.data.labels = ""  # a label folder, for supervised objectives
     config.data.labels_per_window = 1
+    config.data.whole_visits = False
     config.data.decode = ""
     config.data.notes = ""  # a folder of note vectors, for models that read notes
     config.data.newest_notes = 0

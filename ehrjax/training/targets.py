@@ -63,10 +63,16 @@ def check_sharing(config: dict[str, Any], model: Any) -> None:
     """Raises InputError for labels that share windows under a model or a pooling that would show them their future."""
     if config["data"].get("labels_per_window", 1) == 1:
         return
-    if run.sees_future(sys.modules[type(model).__module__], model.config) is True:
+    sees = run.sees_future(sys.modules[type(model).__module__], model.config)
+    if sees is True:
         raise InputError(
             f"config.data.labels_per_window needs a model of the past, and {config['model']['name']} lets a token see "
             "all later ones; set it to 1."
+        )
+    if sees and not config["data"].get("whole_visits"):
+        raise InputError(
+            f"{config['model']['name']} lets a token see the rest of its visit; set config.data.whole_visits to true, "
+            "or labels_per_window to 1."
         )
     if config["objective"].get("pooling") != "last":
         raise InputError("config.data.labels_per_window needs objective.pooling = 'last'; set it to 1 for others.")

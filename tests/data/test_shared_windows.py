@@ -9,9 +9,10 @@ import pytest
 
 from ehrjax.core import config as configs
 from ehrjax.core.errors import InputError
-from ehrjax.data import labelled, pipeline, token_dataset
+from ehrjax.data import labelled, pipeline, prepare_tokens, token_dataset
 from ehrjax.training import run, targets
 from ehrjax.vocab import vocabulary as vocabularies
+from ehrjax.vocab.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,9 @@ def asked(toy_tokens, tmp_path_factory):
     return path
 
 
-def opened(tokens, labels, context, most):
+def opened(tokens, labels, context, most, **more):
     settings = pipeline.Settings(
-        str(tokens), context_length=context, max_segments=8, labels=str(labels), labels_per_window=most
+        str(tokens), context_length=context, max_segments=8, labels=str(labels), labels_per_window=most, **more
     )
     return settings, pipeline.open_split(token_dataset.open_tokens(tokens), "train", settings)
 
@@ -58,20 +59,28 @@ def test_every_label_is_there_once_and_sees_what_it_sees_alone(toy_tokens, asked
         assert part.windows.start[w] == place[key(part, w, j)] and part.stops[j] <= part.windows.stop[w]
 
 
+@pytest.fixture(scope="module")
+def plain_tokens(toy_meds, tmp_path_factory):
+    """Tokens without separators: behind a visit's last event is another visit."""
+    folder = tmp_path_factory.mktemp("shared") / "tokens"
+    prepare_tokens.prepare(toy_meds, folder, Recipe("plain", steps=("bin_values", "number_visits"), min_count=2))
+    return folder
+
+
 @pytest.mark.parametrize("name", ["gpt2", "visit_lstm"])
-def test_a_model_of_the_past_says_the_same_of_a_label_alone_and_among_others(toy_tokens, asked, name):
+def test_a_model_of_the_past_says_the_same_of_a_label_alone_and_among_others(plain_tokens, asked, name):
     config = configs.to_dict(configs._parse([f"--config=configs/{name}.py:smoke"]))
     config["data"]["context_length"] = 256
     if name == "gpt2":
         config["model"]["max_positions"] = 256
     config["objective"] = dict(name="classification", pooling="last", dropout=0.0)
-    vocabulary = vocabularies.read(toy_tokens / "vocab.csv")
+    vocabulary = vocabularies.read(plain_tokens / "vocab.csv")
     parts = run.build(config, vocabulary)
     params = parts.init(jax.random.key(0))
     head = parts.objective.head()
-    told = {}
+    told, windows = {}, {}
     for most in (1, 8):
-        settings, part = opened(toy_tokens, asked, 256, most)
+        settings, part = opened(plain_tokens, asked, 256, most, whole_visits=name == "visit_lstm")
         epoch = pipeline.plan_epoch(part, settings, seed=None)
         found = {}
         rows = len(epoch.plan)
@@ -87,14 +96,15 @@ def test_a_model_of_the_past_says_the_same_of_a_label_alone_and_among_others(toy
                 who = int(batch["subject_id"][row, segment - 1])
                 found[who, int(batch["times"][row, anchor])] = scores[row, t, 0]
         told[most] = found
-    assert told[1].keys() == told[8].keys() and len(told[1]) > 300
+        windows[most] = len(part)
+    assert told[1].keys() == told[8].keys() and len(told[1]) > 300 and windows[8] < windows[1]
     np.testing.assert_allclose([told[8][key] for key in told[1]], list(told[1].values()), atol=2e-5)
 
 
 def test_models_that_see_later_tokens_are_refused():
     for name, pooling, message in (
         ("behrt", "last", "the past"),
-        ("visit_lstm", "last", None),
+        ("visit_lstm", "last", "whole_visits"),
         ("gpt2", "mean", "pooling"),
         ("gpt2", "last", None),
     ):

@@ -15,6 +15,7 @@ import ehrjax
 from ehrjax import train
 from ehrjax.core.errors import InputError
 from ehrjax.core.writer import read_metrics
+from ehrjax.data.rows import collate
 from ehrjax.objectives import time_to_events
 
 VOCABULARY, SPECIALS, WIDTH, LENGTH = 11, 5, 4, 30
@@ -158,7 +159,7 @@ def test_rates_are_learnt_and_a_run_goes_on_from_there(tmp_path, toy_tokens):
     assert len(losses) == 3 and losses[-1] < losses[0] - 1
     opened = ehrjax.load(tmp_path / "run")
     with pytest.raises(InputError, match="no logits"):
-        opened.logits(ehrjax.collate([[5, 6, 7]], context_length=16))
+        opened.logits(collate([[5, 6, 7]], context_length=16))
 
 
 def test_codes_are_named_by_what_tokens_begin_with():
