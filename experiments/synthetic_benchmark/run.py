@@ -3,7 +3,7 @@
     python experiments/synthetic_benchmark/run.py [--work=DIR] [--output=FILE.json]
     python experiments/synthetic_benchmark/run.py --smoke       # five minutes, to see that all of it runs
 
-BEHRT (masked codes), GPT-2 and an LSTM (next token) and a visit LSTM (codes of the next visit) are pretrained on the
+BEHRT (masked codes), GPT-2 and an LSTM (next token) and a visit LSTM (times until codes come) are pretrained on the
 patients of train and fine-tuned on three tasks at once, for three seeds; GPT-2 is also asked without fine-tuning, by
 sampled futures. The true probability of every label is known, so the report says how much of the gap between counts and
 the best possible each closes. A step that is finished in --work is not done again.
@@ -36,12 +36,21 @@ SIZE = {
     "behrt": ("num_layers=2", "num_heads=4", "hidden_dim=128", "embedding_dim=128", "dropout=0.1"),
     "gpt2": ("num_layers=2", "num_heads=4", "hidden_dim=128", "dropout=0.1"),
     "lstm": ("num_layers=1", "hidden_dim=192", "embedding_dim=128", "dropout=0.1"),
-    "visit_lstm": ("num_layers=1", "hidden_dim=192", "visit_dim=192", "embedding_dim=128", "dropout=0.1"),
+    "visit_lstm": (
+        "num_layers=1", "hidden_dim=192", "visit_dim=192", "embedding_dim=128", "dropout=0.1", "encoder=sum",
+    ),
+}  # fmt: skip
+CONFIG = {"behrt": "behrt.py", "gpt2": "gpt2.py", "lstm": "lstm.py", "visit_lstm": "time_to_events.py:visit_lstm"}
+# Steps of pretraining and of fine-tuning, and the rate of the first: a visit LSTM does three times as many a minute.
+STEPS = {"behrt": (400, 500), "gpt2": (600, 1200), "lstm": (400, 500), "visit_lstm": (5000, 2500)}
+RATE = {"behrt": 1.5e-3, "gpt2": 1.5e-3, "lstm": 1.5e-3, "visit_lstm": 3e-3}
+PRETRAINING = {
+    "behrt": ("--config.objective.tied=True",),
+    "visit_lstm": (
+        "--config.objective.codes=('ENCOUNTER//','ICD10CM//','RXNORM//','MEDS_DEATH')",
+        "--config.objective.observed_until=2024-12-27",  # the hospital's last day of data
+    ),
 }
-CONFIG = {"behrt": "behrt.py", "gpt2": "gpt2.py", "lstm": "lstm.py", "visit_lstm": "visit_lstm.py:next_visit"}
-# A model that knows neither ages nor times needs tokens for the time that passes.
-TOKENS = {"behrt": "behrt", "visit_lstm": "behrt", "gpt2": "generative", "lstm": "generative"}
-PRETRAINING = {"behrt": ("--config.objective.tied=True",)}
 
 
 def verb(*arguments: object) -> None:
@@ -56,10 +65,16 @@ def prepared(work: Path, args: argparse.Namespace) -> None:
             "ehrjax.prepare", "synthetic", f"--patients={args.patients}", "--splits=0.77,0.08", "--labels",
             f"--output={work / 'events'}",
         )  # fmt: skip
-    for recipe in sorted(set(TOKENS.values())):
-        if not (work / f"tokens-{recipe}").exists():
-            given = f"--input={work / 'events'}", f"--output={work / f'tokens-{recipe}'}"
-            verb("ehrjax.prepare", "tokens", f"--config=configs/tokens/{recipe}.py", *given)
+    if not (work / "tokens").exists():
+        # Tokens for the time that passes, since not all models know ages or times.
+        given = f"--input={work / 'events'}", f"--output={work / 'tokens'}"
+        verb("ehrjax.prepare", "tokens", "--config=configs/tokens/generative.py", *given)
+
+
+def steps_of(model: str, args: argparse.Namespace) -> tuple[int, int]:
+    """Steps of pretraining and of fine-tuning."""
+    pretraining, finetuning = (max(round(args.steps * steps), 40) for steps in STEPS[model])
+    return pretraining, finetuning
 
 
 def label_folder(work: Path, task: str) -> Path:
@@ -68,19 +83,19 @@ def label_folder(work: Path, task: str) -> Path:
 
 def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
     """A model that knows the records of train, and no label."""
-    folder = work / f"{model}-pretrained-{seed}"
+    folder, steps = work / f"{model}-pretrained-{seed}", steps_of(model, args)[0]
     verb(
         "ehrjax.train",
         f"--config=configs/{CONFIG[model]}",
         f"--workdir={folder}",
-        f"--config.data.path={work / f'tokens-{TOKENS[model]}'}",
+        f"--config.data.path={work / 'tokens'}",
         *(f"--config.model.{setting}" for setting in SIZE[model]),
         *PRETRAINING.get(model, ()),
-        f"--config.num_steps={args.pretrain}",
+        f"--config.num_steps={steps}",
         "--config.batch_size=16",
-        "--config.optimizer.learning_rate=1.5e-3",
-        f"--config.schedule.warmup_steps={min(100, args.pretrain // 4)}",
-        f"--config.eval_every={max(args.pretrain // 4, 1)}",
+        f"--config.optimizer.learning_rate={RATE[model]}",
+        f"--config.schedule.warmup_steps={min(100, steps // 4)}",
+        f"--config.eval_every={steps // 4}",
         "--config.early_stopping.patience=0",
         "--config.data.eval_batches=10",
         f"--config.seed={seed}",
@@ -91,7 +106,7 @@ def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> P
 
 def finetuned(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
     """The model, trained on all tasks at once; it keeps what was best on tuning."""
-    folder = work / f"{model}-finetuned-{seed}"
+    folder, steps = work / f"{model}-finetuned-{seed}", steps_of(model, args)[1]
     verb(
         "ehrjax.train",
         "--config=configs/finetune.py",
@@ -99,13 +114,13 @@ def finetuned(work: Path, model: str, seed: int, args: argparse.Namespace) -> Pa
         f"--config.data.labels={','.join(str(label_folder(work, task)) for task in TASKS)}",
         f"--workdir={folder}",
         "--config.num_epochs=0",
-        f"--config.num_steps={args.finetune}",
+        f"--config.num_steps={steps}",
         "--config.batch_size=16",
         "--config.data.max_segments=24",
         "--config.optimizer.learning_rate=7e-4",
         "--config.optimizer.weight_decay=0.1",
-        f"--config.schedule.warmup_steps={min(50, args.finetune // 4)}",
-        f"--config.eval_every={max(args.finetune // 6, 1)}",
+        f"--config.schedule.warmup_steps={min(50, steps // 4)}",
+        f"--config.eval_every={steps // 5}",
         "--config.early_stopping.patience=0",
         f"--config.seed={seed}",
         *QUIET,
@@ -134,7 +149,7 @@ def zero_shot(work: Path, task: str, args: argparse.Namespace) -> Path:
         verb(
             "ehrjax.generate",
             f"--workdir={pretrained(work, 'gpt2', 0, args)}",
-            f"--input={work / ('tokens-' + TOKENS['gpt2'])}",
+            f"--input={work / 'tokens'}",
             f"--labels={label_folder(work, task)}",
             f"--task={task}={EVENTS[task]}",
             f"--samples={args.samples}",
@@ -196,13 +211,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work")
     parser.add_argument("--smoke", action="store_true")
-    sizes = dict(patients=24_000, seeds=3, pretrain=1200, finetune=1200, samples=16, limit=600, parallel=2)
+    sizes = dict(patients=24_000, seeds=3, samples=16, limit=600, parallel=2)
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--steps", type=float, default=1.0, help="times the steps of each training")
     parser.add_argument("--output")
     args = parser.parse_args()
     if args.smoke:
-        args.patients, args.seeds, args.pretrain, args.finetune, args.samples, args.limit = 1500, 1, 40, 40, 2, 40
+        args.patients, args.seeds, args.steps, args.samples, args.limit = 1500, 1, 0.0, 2, 40
     work = Path(args.work or tempfile.mkdtemp(prefix="synthetic-benchmark-"))
     work.mkdir(parents=True, exist_ok=True)
     prepared(work, args)
