@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ehrjax.core.precision import FP32, Policy
 from ehrjax.objectives import next_token
 from ehrjax.objectives.cross_entropy import HeadApply
+from ehrjax.objectives.visits import last_codes
 
 NAME = "next_visit"
 FIELDS = ("tokens", "segment_ids", "visit_ids", "ends")
@@ -131,11 +132,8 @@ def _told_at(
 ) -> Int[Array, " length"]:
     """The position that tells each code of a row: the last code of the visit before; -1 for other tokens."""
     length = len(tokens)
-    place = jnp.arange(length)
     code = (tokens >= num_specials) & (segments > 0)
-    new = jnp.concatenate([jnp.ones(1, bool), (segments[1:] != segments[:-1]) | (visits[1:] != visits[:-1])])
-    number = jnp.cumsum(new) - 1
-    last = jax.ops.segment_max(jnp.where(code, place, -1), number, num_segments=length)
+    number, last = last_codes(code, segments, visits)
     whose = jax.ops.segment_max(segments, number, num_segments=length)
     before = jnp.where(number > 0, last[number - 1], -1)
     same = whose[number - 1] == segments

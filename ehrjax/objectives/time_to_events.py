@@ -26,6 +26,7 @@ from ehrjax.core.layers import Dense
 from ehrjax.core.precision import FP32, Policy, contract
 from ehrjax.objectives import observation
 from ehrjax.objectives.cross_entropy import HeadApply
+from ehrjax.objectives.visits import last_codes
 
 NAME = "time_to_events"
 FIELDS = ("tokens", "segment_ids", "visit_ids", "times", "ages", "days", "anchors", "ends")
@@ -134,9 +135,9 @@ class Objective:
         start of each window until when its subject is seen.
         """
         segments = batch["segment_ids"]
-        # Not a separator behind the codes: it has the time of the next visit.
         code = (batch["tokens"] >= self.num_specials) & (segments > 0)
-        last = jax.vmap(_last_codes)(code, segments, batch["visit_ids"])
+        number, ends = jax.vmap(last_codes)(code, segments, batch["visit_ids"])
+        last = code & (jnp.take_along_axis(ends, number, axis=1) == jnp.arange(segments.shape[1]))
         anchors = jnp.maximum(batch["anchors"], 0)
         silences = jnp.maximum(observation.silences(self.config, batch), 0)
         observed = jnp.take_along_axis(batch["times"], anchors, axis=1) + silences
@@ -210,17 +211,6 @@ class Objective:
         slots = jnp.asarray(self._slots)[batch["tokens"]]
         names = ("segment_ids", "visit_ids", "times", "observed")
         return jax.vmap(partial(_days_of_row, self.codes))(slots, *(batch[name] for name in names), asked)
-
-
-def _last_codes(
-    code: Bool[Array, " length"], segments: Int[Array, " length"], visits: Int[Array, " length"]
-) -> Bool[Array, " length"]:
-    """Which tokens of a row are the last code of their visit."""
-    place = jnp.arange(len(code))
-    new = jnp.concatenate([jnp.ones(1, bool), (segments[1:] != segments[:-1]) | (visits[1:] != visits[:-1])])
-    number = jnp.cumsum(new) - 1
-    last = jax.ops.segment_max(jnp.where(code, place, -1), number, num_segments=len(code))
-    return code & (last[number] == place)
 
 
 def _days_of_row(

@@ -78,32 +78,24 @@ def test_training_and_prediction_know_the_same_moment(toy_tokens, asked, tmp_pat
     part = pipeline.open_split(dataset, "train", settings)
     epoch = pipeline.plan_epoch(part, settings, seed=None)
     batch = pipeline.make_batch(part, epoch, settings, rows=range(len(epoch.plan)), batch_size=len(epoch.plan), index=0)
-    # The gap of each label leads from the last token that it sees to its own time.
     rows, places = np.nonzero(batch["weights"])
     anchors = batch["label_anchors"][rows, places]
     owner = batch["subject_id"][rows, batch["segment_ids"][rows, anchors] - 1]
-    times = batch["times"][rows, anchors] + batch["label_gaps"][rows, places].astype(np.int64) * 60_000_000
+    keys = zip(owner.tolist(), batch["times"][rows, anchors].tolist(), batch["label_gaps"][rows, places].tolist())
+    told = dict(zip(keys, np.asarray(opened.predictions(batch)["probabilities"])[rows, places, 0].tolist()))
+    # Each label by itself: whose it is, its last token, and the whole minutes from there to its own time.
     labels = reading.read_labels(str(asked))
-    expected = {(s, t // 60_000_000) for s, t in zip(part_subjects(labels), prediction_times(labels))}
-    # Whole minutes of a difference: the prediction time lies less than one minute behind.
-    assert all((s, t // 60_000_000) in expected or (s, t // 60_000_000 + 1) in expected for s, t in zip(owner, times))
-    told = np.asarray(opened.predictions(batch)["probabilities"])[rows, places, 0]
     alone = labelled.join(dataset.split("train"), labels, labelled.Target("yes_no"), context_length=256, where="")
-    moments_of = alone.prediction_times
-    found = predicting.outputs(opened, predicting.content_of(alone), moments_of, "probabilities")[:, 0]
-    assert len(found) == len(told) > 300
-    np.testing.assert_allclose(np.sort(found), np.sort(told), atol=2e-5)
+    content, times = predicting.content_of(alone), alone.prediction_times
+    last = [int(subject.times[stop - 1]) for subject, _, stop in content]
+    gaps = [(int(time) - before) // 60_000_000 for time, before in zip(times, last)]
+    found = predicting.outputs(opened, content, times, "probabilities")[:, 0]
+    expected = dict(zip(zip([subject.subject_id for subject, _, _ in content], last, gaps), found.tolist()))
+    assert told.keys() == expected.keys() and len(told) > 300 and max(gaps) > 365 * DAY
+    np.testing.assert_allclose([told[key] for key in expected], list(expected.values()), atol=2e-5)
     # The time does matter, and at the last token itself it is no gap.
-    at_once = predicting.outputs(opened, predicting.content_of(alone), moments_of * 0, "probabilities")[:, 0]
+    at_once = predicting.outputs(opened, content, np.array(last), "probabilities")[:, 0]
     assert np.abs(found - at_once).max() > 1e-3
-
-
-def part_subjects(labels: reading.Labels) -> list[int]:
-    return labels.frame["subject_id"].to_list()
-
-
-def prediction_times(labels: reading.Labels) -> list[int]:
-    return labels.frame["prediction_time"].to_physical().to_list()
 
 
 def test_without_the_setting_a_head_is_as_it_was():

@@ -24,8 +24,8 @@ visit = st.tuples(st.integers(0, 300_000), st.lists(st.integers(1, VOCABULARY - 
 windows = st.lists(st.lists(visit, min_size=1, max_size=4), min_size=1, max_size=2)
 
 
-def laid(rows: list, until: int | None = None) -> dict[str, np.ndarray]:
-    """Windows as (minutes since the visit before, codes); `until`: days since 1970, each window starts on day 0."""
+def laid(rows: list) -> dict[str, np.ndarray]:
+    """Windows of visits as (minutes since the visit before, codes); each window starts on day 0."""
     names = ("tokens", "segment_ids", "visit_ids", "times", "days")
     batch = {name: np.zeros((len(rows), LENGTH), np.int32) for name in names}
     batch["ages"] = np.full((len(rows), LENGTH), np.nan, np.float32)
@@ -142,7 +142,7 @@ def test_what_another_window_holds_changes_nothing():
     assert losses[0][3] != losses[1][3]
 
 
-def test_rates_are_learnt_and_a_run_goes_on_from_there(tmp_path, toy_tokens):
+def test_rates_are_learnt_and_a_run_has_no_logits(tmp_path, toy_tokens):
     quick = ("--config.report.enabled=False", "--config.tensorboard=False", "--config.data.eval_batches=0")
     train.main(
         [

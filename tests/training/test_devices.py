@@ -86,6 +86,11 @@ OTHERS = {
         dict(name="lstm", embedding_dim=16, hidden_dim=32, num_layers=2),
         dict(name="next_token", tied=False, use_bias=True),
     ),
+    # What it leaves out depends on the whole batch.
+    "visit_lstm": (
+        dict(name="visit_lstm", embedding_dim=16, visit_dim=16, hidden_dim=32, num_layers=1, dropout=0.1),
+        dict(name="time_to_events"),
+    ),
 }
 
 
