@@ -46,6 +46,7 @@ def synthetic(args: argparse.Namespace, rest: Sequence[str]) -> None:
             missing=args.missing,
             labels=args.labels,
             fractions=_shares(args.splits),
+            truth=tuple(args.truth.split(",")),
             progress=lambda done, total: advance("simulating patients", done, total),
         )
     _print_summary(summary)
@@ -178,6 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--missing", type=float, default=0.0, help="share of results and prescriptions not recorded")
     sub.add_argument("--labels", action="store_true", help="also write label files with the true probabilities")
     sub.add_argument("--splits", default="0.8,0.1", help="shares of patients in train and tuning; others are held out")
+    sub.add_argument(
+        "--truth", default="train,tuning,held_out", help="splits whose labels get true probabilities, which take long"
+    )
     sub = verb(download)
     sub.add_argument("--source", default="mimic-iv-demo", help="mimic-iv-demo")
     sub = verb(events)

@@ -78,9 +78,13 @@ def oracle(found: Judged, split: str) -> Entry | None:
     for where in dict.fromkeys((TUNING, split)):
         if where in found.truth:
             own = found.truth[where]
-            rows = own.keys.join(frame, on=list(KEYS), how="left", maintain_order="left")
-            values = rows[judged.TRUE_PROBABILITY].cast(pl.Float32).to_numpy()[:, None]
-            made[where] = Predictions(found.target, own.keys, own.truth, values)
+            rows = own.keys.join(frame, on=list(KEYS), how="left", maintain_order="left")[judged.TRUE_PROBABILITY]
+            # Not every split may have them.
+            if not rows.null_count():
+                values = rows.cast(pl.Float32).to_numpy()[:, None]
+                made[where] = Predictions(found.target, own.keys, own.truth, values)
+    if split not in made:
+        return None
     told = {"what it is": "the probability under the process that made the data, given everything recorded"}
     return Entry("oracle", "best possible", "oracle", made[split], made.get(TUNING), told)
 

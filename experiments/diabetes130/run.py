@@ -1,6 +1,7 @@
 """Readmission within 30 days on UCI Diabetes 130: pretrained and plain models beside linear and boosted baselines.
 
     python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=4] [--pretrain=3] [--seeds=1]
+        [--parallel=2]
 
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
 in death or in hospice care have no label. BEHRT and GPT-2 are pretrained on the stays of train (masked codes, next
@@ -15,11 +16,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 
 TASK = "readmission_30d"
+MODELS = ("behrt", "gpt2", "visit_lstm")
 CONTEXT = ("--config.data.context_length=128", "--config.data.max_segments=16")
 SMALL = {
     "behrt": (
@@ -118,45 +121,52 @@ def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, *give
     return folder
 
 
-def runs(work: Path, seed: int, args: argparse.Namespace) -> dict[str, Path]:
-    """All supervised runs of a seed."""
-    dropout = ("--config.model.dropout=0.2", "--config.model.attention_dropout=0.2")
-    found = {}
-    for model in ("behrt", "gpt2"):
-        start = pretrained(work, model, seed, args)
-        config = "--config=configs/finetune.py", f"--config.init.checkpoint={start}"
-        found[f"{model} pretrained"] = supervised(work, f"{model}-finetuned", seed, args, *config, *dropout)
-        # The same model and head from random parameters.
-        plain = (*config, "--config.init.skip=('head/','model/')")
-        found[f"{model} labels alone"] = supervised(work, f"{model}-plain", seed, args, *plain, *dropout)
-    found["visit_lstm labels alone"] = supervised(
-        work,
-        "visit_lstm",
-        seed,
-        args,
-        "--config=configs/visit_lstm.py",
-        "--config.model.embedding_dim=128",
-        "--config.model.visit_dim=128",
-        "--config.model.hidden_dim=128",
-        "--config.model.num_layers=1",
+def runs(work: Path, model: str, seed: int, args: argparse.Namespace) -> dict[str, Path]:
+    """The supervised runs of a model and seed."""
+    if model == "visit_lstm":
+        size = ("embedding_dim=128", "visit_dim=128", "hidden_dim=128", "num_layers=1")
+        given = "--config=configs/visit_lstm.py", *(f"--config.model.{setting}" for setting in size)
+        return {"visit_lstm labels alone": supervised(work, "visit_lstm", seed, args, *given)}
+    start = pretrained(work, model, seed, args)
+    given = (
+        "--config=configs/finetune.py",
+        f"--config.init.checkpoint={start}",
+        "--config.model.dropout=0.2",
+        "--config.model.attention_dropout=0.2",
     )
-    return found
+    # The same model and head from random parameters.
+    plain = (*given, "--config.init.skip=('head/','model/')")
+    return {
+        f"{model} pretrained": supervised(work, f"{model}-finetuned", seed, args, *given),
+        f"{model} labels alone": supervised(work, f"{model}-plain", seed, args, *plain),
+    }
+
+
+def trained(work: Path, args: argparse.Namespace) -> dict[int, dict[str, Path]]:
+    """All supervised runs of each seed, a few models at a time."""
+    pairs = [(model, seed) for seed in range(args.seeds) for model in MODELS]
+    with ThreadPoolExecutor(args.parallel) as pool:
+        found = list(pool.map(lambda pair: runs(work, *pair, args), pairs))
+    return {
+        seed: {name: run for (_, s), named in zip(pairs, found) if s == seed for name, run in named.items()}
+        for seed in range(args.seeds)
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(epochs=4, pretrain=3, seeds=1).items():
+    for name, default in dict(epochs=4, pretrain=3, seeds=1, parallel=2).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
     work.mkdir(parents=True, exist_ok=True)
     prepared(work, args.data)
-    for seed in range(args.seeds):
+    for seed, named_runs in trained(work, args).items():
         output = work / f"report-{seed}"
         if not output.exists():
-            named = [f"--workdir={name.replace(' ', '_')}={path}" for name, path in runs(work, seed, args).items()]
+            named = [f"--workdir={name.replace(' ', '_')}={path}" for name, path in named_runs.items()]
             verb(
                 "ehrjax.evaluate",
                 *named,

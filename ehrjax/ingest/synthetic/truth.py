@@ -7,7 +7,7 @@ higher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,33 @@ TRUE_PROBABILITY = "true_probability"
 VALUE = "boolean_value"
 
 
-def true_labels(events: pl.DataFrame, site: Site) -> dict[str, pl.DataFrame]:
-    """Task -> subject_id, prediction_time, boolean_value, true_probability float64, for whole subjects."""
+def true_labels(
+    events: pl.DataFrame, site: Site, of: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, pl.DataFrame]:
+    """The labels of whole subjects with their true probabilities, by task.
+
+    Args:
+      events: of a site.
+      site: which.
+      of: [N] subject ids -> [N] bool, whose labels get one; None: everybody's. The filter runs only for them.
+
+    Returns:
+      Task -> subject_id, prediction_time, boolean_value, true_probability (float64, null where not asked).
+    """
     process = site.process
     evidence = read_evidence(process, site.read_back(events))
     labels = {name: labels_of(evidence, name) for name in TASKS}
-    truth = probabilities_of(process, evidence, labels)
-    return {name: frame.with_columns(pl.Series(TRUE_PROBABILITY, truth[name])) for name, frame in labels.items()}
+    asked = {
+        name: np.ones(len(frame), bool) if of is None else of(frame["subject_id"].to_numpy())
+        for name, frame in labels.items()
+    }
+    truth = probabilities_of(process, evidence, {name: frame.filter(asked[name]) for name, frame in labels.items()})
+    found = {}
+    for name, frame in labels.items():
+        values = np.full(len(frame), np.nan)
+        values[asked[name]] = truth[name]
+        found[name] = frame.with_columns(pl.Series(TRUE_PROBABILITY, values, nan_to_null=True))
+    return found
 
 
 class TruthFiles:
@@ -83,17 +103,18 @@ class TruthFiles:
 
 
 def _counts(parts: list[pl.DataFrame]) -> dict[str, Any]:
-    """How many labels and subjects, how many came true, and how well knowing the truth ranks them."""
+    """How many labels and subjects, how many came true, and how well knowing the truth ranks them (if it is told)."""
     if not parts:
         return {"labels": 0, "subjects": 0, "positives": 0, "expected_positives": 0.0, "oracle_auroc": None}
     frame = pl.concat(parts)
-    outcome, truth = frame[VALUE].to_numpy(), frame[TRUE_PROBABILITY].to_numpy()
+    outcome, truth = frame[VALUE].to_numpy(), frame[TRUE_PROBABILITY]
+    told = not truth.null_count()
     return {
         "labels": len(frame),
         "subjects": frame["subject_id"].n_unique(),
         "positives": int(outcome.sum()),
-        "expected_positives": float(truth.sum()),
-        "oracle_auroc": _auroc(outcome, truth),
+        "expected_positives": float(truth.sum()) if told else None,
+        "oracle_auroc": _auroc(outcome, truth.to_numpy()) if told else None,
     }
 
 

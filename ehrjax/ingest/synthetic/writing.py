@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,7 @@ import threadpoolctl
 
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
-from ehrjax.ingest import roles
-from ehrjax.ingest.meds import MedsWriter
+from ehrjax.ingest import meds, roles
 from ehrjax.ingest.synthetic import clock
 from ehrjax.ingest.synthetic.lives import CHUNK, generator, simulate_lives
 from ehrjax.ingest.synthetic.process import VERSION
@@ -114,6 +113,7 @@ def write(
     missing: float = 0.0,
     labels: bool = False,
     fractions: tuple[float, float] = (0.8, 0.1),
+    truth: Sequence[str] = meds.SPLITS,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Writes a MEDS dataset of the synthetic hospital.
@@ -124,12 +124,14 @@ def write(
       seed: not negative; with `patients`, `site` and `missing` it determines every event.
       site: `first` or `second`.
       missing: the share of laboratory values and prescriptions that are not recorded.
-      labels: also write the label files with the true probabilities (`truth`), which takes most of the time.
+      labels: also write the label files with the true probabilities (`truth`), which take most of the time.
       fractions: the shares of patients in train and in tuning; the others are held out.
+      truth: the splits whose labels get their true probability; it is null in the others.
       progress: called with (subjects written, patients) after each chunk.
 
     Returns:
-      Counts: subjects, events, codes, shards; with labels, for each task how many and the oracle's AUROC on train.
+      Counts: subjects, events, codes, shards; with labels, for each task how many, and the oracle's AUROC on
+      train if the truth is told there.
 
     Raises:
       InputError: bad arguments, or `output` exists.
@@ -138,19 +140,22 @@ def write(
     _check(patients)
     if len(fractions) != 2 or not all(0 <= share <= 1 for share in (*fractions, sum(fractions))):
         raise InputError(f"The shares of train and tuning are {fractions}; they must be two, and at most 1 together.")
+    if unknown := [split for split in truth if split not in meds.SPLITS]:
+        raise InputError(f"--truth names {unknown[0]!r}; the splits are {', '.join(meds.SPLITS)}.")
     output, hospital = Path(output), Hospital(seed, site, missing)
     with files.written_folder(output, what="MEDS dataset") as folder:
         name = "ehrjax-synthetic-hospital" if site == "first" else f"ehrjax-synthetic-hospital-{site}"
-        writer = MedsWriter(folder, dataset_name=name, dataset_version=VERSION, split_fractions=fractions)
-        truth = TruthFiles(folder) if labels else None
+        writer = meds.MedsWriter(folder, dataset_name=name, dataset_version=VERSION, split_fractions=fractions)
+        told = TruthFiles(folder) if labels else None
+        judged = tuple(truth), fractions
         written = 0
         codes: set[str] = set()
         sizes = _sizes(patients)
-        for number, (events, found) in enumerate(_made(hospital, sizes, labels)):
+        for number, (events, found) in enumerate(_made(hospital, sizes, judged if labels else None)):
             writer.write_shard(events)
             codes.update(events["code"].unique())
-            if truth:
-                truth.add(number, found, writer)
+            if told:
+                told.add(number, found, writer)
             written += sizes[number]
             if progress is not None:
                 progress(written, patients)
@@ -164,13 +169,14 @@ def write(
             "codes": len(codes),
             "shards": len(sizes),
         }
-        if truth:
-            for task, splits in truth.finish().items():
+        if told:
+            for task, splits in told.finish().items():
                 counts[task] = {
                     "labels": sum(split["labels"] for split in splits.values()),
                     "positives": sum(split["positives"] for split in splits.values()),
-                    "oracle_auroc_on_train": splits["train"]["oracle_auroc"],
                 }
+                if (best := splits["train"]["oracle_auroc"]) is not None:
+                    counts[task]["oracle_auroc_on_train"] = best
         return counts
 
 
@@ -185,28 +191,37 @@ def _about(patients: int, hospital: Hospital) -> dict[str, Any]:
     }
 
 
-def _make(hospital: Hospital, number: int, keep: int, labels: bool) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
+# Which splits get true probabilities, and the shares of train and tuning; None: there are no labels.
+Judged = tuple[tuple[str, ...], tuple[float, float]] | None
+
+
+def _make(hospital: Hospital, number: int, keep: int, judged: Judged) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
     """Events and labels of one chunk."""
     events = hospital.chunk(number, keep)
-    if not labels:
+    if judged is None:
         return events, {}
+    splits, fractions = judged
+
+    def of(subject_ids: np.ndarray) -> np.ndarray:
+        return np.isin(meds.split_of(subject_ids, fractions=fractions), splits)
+
     # One thread: the filter is made of many short operations, and the last bits of a product depend on how many share
     # the work.
     with threadpoolctl.threadpool_limits(1):
-        return events, true_labels(events, site_named(hospital.site))
+        return events, true_labels(events, site_named(hospital.site), of)
 
 
-def _made(hospital: Hospital, sizes: list[int], labels: bool) -> Iterator[tuple[pl.DataFrame, dict[str, pl.DataFrame]]]:
+def _made(hospital: Hospital, sizes: list[int], judged: Judged) -> Iterator[tuple[pl.DataFrame, dict]]:
     """Events and labels of every chunk, in order; with labels, which take long, a few chunks are made at a time."""
-    workers = min(os.cpu_count() or 1, len(sizes)) if labels else 1
+    workers = min(os.cpu_count() or 1, len(sizes)) if judged else 1
     if workers == 1:
-        yield from (_make(hospital, number, keep, labels) for number, keep in enumerate(sizes))
+        yield from (_make(hospital, number, keep, judged) for number, keep in enumerate(sizes))
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting: deque[Future] = deque()
         try:
             for number, keep in enumerate(sizes):
-                waiting.append(pool.submit(_make, hospital, number, keep, labels))
+                waiting.append(pool.submit(_make, hospital, number, keep, judged))
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
