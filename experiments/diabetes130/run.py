@@ -42,6 +42,13 @@ def verb(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True)
 
 
+def train(folder: Path, *arguments: object) -> Path:
+    """The run of these arguments; one that is finished, maybe on another machine, is taken as it is."""
+    if not (folder / "final.json").exists():
+        verb("ehrjax.train", *arguments, f"--workdir={folder}")
+    return folder
+
+
 def prepared(work: Path, data: str) -> None:
     """Events, labels and tokens."""
     if not (work / "events").exists():
@@ -77,11 +84,9 @@ def ages(work: Path) -> Path:
 
 def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
     """A model that knows the stays of train, and no label."""
-    folder = work / f"{model}-pretrained-{seed}"
-    verb(
-        "ehrjax.train",
+    return train(
+        work / f"{model}-pretrained-{seed}",
         f"--config=configs/{model}.py",
-        f"--workdir={folder}",
         f"--config.data.path={work / 'tokens'}",
         *CONTEXT,
         *SMALL[model],
@@ -93,16 +98,13 @@ def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> P
         f"--config.seed={seed}",
         *QUIET,
     )
-    return folder
 
 
 def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, *given: str) -> Path:
     """A model trained on the labels, by which it also stops."""
-    folder = work / f"{name}-{seed}"
-    verb(
-        "ehrjax.train",
+    return train(
+        work / f"{name}-{seed}",
         *given,
-        f"--workdir={folder}",
         f"--config.data.path={work / 'tokens'}",
         f"--config.data.labels={work / 'events' / 'labels' / TASK}",
         *CONTEXT,
@@ -118,7 +120,6 @@ def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, *give
         f"--config.seed={seed}",
         *QUIET,
     )
-    return folder
 
 
 def runs(work: Path, model: str, seed: int, args: argparse.Namespace) -> dict[str, Path]:
