@@ -167,20 +167,7 @@ class Bag(nn.Module):
         """The sum begins anew with each segment. Dropout takes whole tokens, for all places that see them."""
         given = Table(self.config.vocab_size, self.config.hidden_dim, name="code")()[tokens]
         given = given * dropout(jnp.ones((*tokens.shape, 1), given.dtype), self.config.dropout, dropout_key)
-        if self.has_variable(memory.MEMORY, "sum"):
-            total = given + self.get_variable(memory.MEMORY, "sum")[:, None]
-            self.put_variable(memory.MEMORY, "sum", total[:, 0])
-        else:
-            starts = jnp.ones_like(segment_ids, bool).at[:, 1:].set(segment_ids[:, 1:] != segment_ids[:, :-1])
-            total, _ = jax.lax.associative_scan(_joined, (given, starts[..., None]), axis=1)
-            if self.is_mutable_collection(memory.KEPT):
-                self.sow(memory.KEPT, "sum", total)
-        return total.astype(self.policy.residual)
-
-
-def _joined(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Sums that begin anew where the second of a pair is True."""
-    return jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1]
+        return memory.running_sum(self, given, segment_ids).astype(self.policy.residual)
 
 
 class Embeddings(nn.Module):

@@ -9,7 +9,7 @@ MEMORY: where a caller provides it, the model is given one token a row ([R, 1]) 
  - attention: `prompt_keys`, `prompt_values` [G, kv, P, K], which R // G neighbouring rows share; `own_keys`,
    `own_values` [R, kv, C, K], a ring whose slot `slot` is written now; `prompt_visible` [R, P] and `own_visible` [R, C]
    bool.
- - recurrence: `hidden`, `cell` [R, units].
+ - recurrence: `hidden`, `cell` [R, units]; of a running sum, `sum` [R, D].
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ehrjax.core.precision import contract
 
@@ -70,3 +71,23 @@ def attend(
     out = out + to_rows(contract("ganp,gapk->gank", weights_p, memory["prompt_values"], q.dtype))
     out = (out / total).astype(q.dtype).reshape(rows, 1, heads, width)
     return out, {"own_keys": keys, "own_values": values}
+
+
+def running_sum(
+    module: nn.Module, given: Float[Array, "batch length d"], segment_ids: Int[Array, "batch length"]
+) -> Float[Array, "batch length d"]:
+    """The sum of `given` up to each position, begun anew with each segment; `module` keeps it as `sum` [R, D]."""
+    if module.has_variable(MEMORY, "sum"):
+        total = given + module.get_variable(MEMORY, "sum")[:, None]
+        module.put_variable(MEMORY, "sum", total[:, 0])
+        return total
+    starts = jnp.ones_like(segment_ids, bool).at[:, 1:].set(segment_ids[:, 1:] != segment_ids[:, :-1])
+    total, _ = lax.associative_scan(_joined, (given, starts[..., None]), axis=1)
+    if module.is_mutable_collection(KEPT):
+        module.sow(KEPT, "sum", total)
+    return total
+
+
+def _joined(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Sums that begin anew where the second of a pair is True."""
+    return jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1]

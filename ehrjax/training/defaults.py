@@ -58,6 +58,8 @@ def get() -> ConfigDict:
     config.optimizer.weight_decay = 0.01
     config.optimizer.decay_rules = ((r"(bias|scale|embedding)$", 0.0), ("", 1.0))
     config.optimizer.rate_rules = (("", 1.0),)
+    config.optimizer.l2 = 0.0
+    config.optimizer.l2_rules = ((r"(bias|scale)$", 0.0), ("", 1.0))
     config.optimizer.clip_norm = 1.0
     config.optimizer.accumulate = 1
 

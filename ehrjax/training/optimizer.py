@@ -41,6 +41,9 @@ class Settings:
       weight_decay: decoupled; 'adam' has none and refuses it.
       decay_rules: (pattern, factor) over parameter paths, first match wins: the share of weight_decay.
       rate_rules: (pattern, factor) likewise: the share of the learning rate; 0 freezes.
+      l2: of l2 / 2 times the squares of the parameters, which are added to the loss: at the minimum, what a normal
+        prior of variance 1 / (l2 x targets in train) gives. Decoupled decay has no such minimum under Adam.
+      l2_rules: (pattern, factor) likewise: the share of l2.
       clip_norm: gradients are scaled down to this global norm; 0 does not clip.
       accumulate: micro-batches a step; their losses are added by token, so the result is that of one batch.
     """
@@ -53,6 +56,8 @@ class Settings:
     weight_decay: float = 0.01
     decay_rules: tuple[tuple[str, float], ...] = ((r"(bias|scale|embedding)$", 0.0), ("", 1.0))
     rate_rules: tuple[tuple[str, float], ...] = (("", 1.0),)
+    l2: float = 0.0
+    l2_rules: tuple[tuple[str, float], ...] = ((r"(bias|scale)$", 0.0), ("", 1.0))
     clip_norm: float = 1.0
     accumulate: int = 1
 
@@ -61,8 +66,8 @@ class Settings:
             raise InputError(f"config.optimizer.name is {self.name!r}; choose adamw, adam or lion.")
         if self.name == "adam" and self.weight_decay:
             raise InputError("config.optimizer.weight_decay needs adamw or lion; set it to 0 for adam.")
-        if self.learning_rate < 0 or self.weight_decay < 0 or self.clip_norm < 0 or self.accumulate < 1:
-            raise InputError("config.optimizer holds a negative rate, decay or norm, or accumulate below 1.")
+        if min(self.learning_rate, self.weight_decay, self.l2, self.clip_norm) < 0 or self.accumulate < 1:
+            raise InputError("config.optimizer holds a negative rate, decay, l2 or norm, or accumulate below 1.")
         if not all(0 <= b < 1 for b in (self.b1, self.b2 or 0.0)) or self.eps <= 0:
             raise InputError("config.optimizer needs b1 and b2 of at least 0 and below 1, and eps above 0.")
 
@@ -96,8 +101,15 @@ def scale_by_factors(factors: Mapping[str, Any]) -> optax.GradientTransformation
     return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))
 
 
+def _pulled(strength: float, factors: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Adds to each update its parameter times strength and factor."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u, f, w: u + strength * f * w, updates, factors, params)
+    )
+
+
 def make(settings: Settings, schedule: optax.Schedule, params: Mapping[str, Any]) -> optax.GradientTransformation:
-    """The optimizer for these parameters: clip, moments, decoupled decay by path, rates by path, schedule.
+    """The optimizer for these parameters: l2, clip, moments, decoupled decay by path, rates by path, schedule.
 
     Args:
       settings: the config section.
@@ -107,17 +119,18 @@ def make(settings: Settings, schedule: optax.Schedule, params: Mapping[str, Any]
     Raises:
       InputError: a rule that matches no parameter, or a parameter that no rule covers.
     """
-    parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    parts = []
+    if settings.l2:
+        parts.append(_pulled(settings.l2, trees.multipliers(settings.l2_rules, params)))
+    if settings.clip_norm:
+        parts.append(optax.clip_by_global_norm(settings.clip_norm))
     if settings.name == "lion":
         parts.append(optax.scale_by_lion(settings.b1, 0.99 if settings.b2 is None else settings.b2))
     else:
         b2 = 0.999 if settings.b2 is None else settings.b2
         parts.append(optax.scale_by_adam(settings.b1, b2, settings.eps))
     if settings.weight_decay:
-        decay = jax.tree.map(
-            lambda factor: factor * settings.weight_decay, trees.multipliers(settings.decay_rules, params)
-        )
-        parts.append(optax.stateless(lambda updates, p: jax.tree.map(lambda u, d, w: u + d * w, updates, decay, p)))
+        parts.append(_pulled(settings.weight_decay, trees.multipliers(settings.decay_rules, params)))
     rates = trees.multipliers(settings.rate_rules, params)
     if any((leaf != 1).any() for leaf in jax.tree.leaves(rates)):
         parts.append(scale_by_factors(rates))

@@ -92,13 +92,12 @@ def build(config: Mapping[str, Any], vocabulary: vocabularies.Vocabulary) -> Par
         "ehrjax.objectives", sections["objective"].pop("name"), "Objective", key="objective.name"
     )
     policy = precision.policy(config["precision"])
+    for section, module in (("model", model_module), ("objective", objective_module)):
+        if hasattr(module, "of_tokens"):
+            sections[section] = module.of_tokens(sections[section], vocabulary.strings, vocabulary.num_specials)
     model_config = model_module.config_from({**sections["model"], model_module.vocab_size_key: len(vocabulary)})
     check_pair(model_module, objective_module, model_config)
     model_module.check(model_config, config["data"]["context_length"])
-    if hasattr(objective_module, "of_tokens"):
-        sections["objective"] = objective_module.of_tokens(
-            sections["objective"], vocabulary.strings, vocabulary.num_specials
-        )
     objective = objective_module.Objective(
         configs.into(objective_module.Config, sections["objective"], where="objective"),
         vocab_size=len(vocabulary),

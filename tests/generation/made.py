@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "rotary over ages": dict(name="decoder", positions="rotary", over="ages", **SMALL),
     "sinusoids over times": dict(name="decoder", over="times", **SMALL),
     "bag": dict(name="decoder", over="ages", unit_days=365.25, bag=True, **SMALL),
+    "log-linear bag": dict(name="bag", groups=("^([A-Z]+)//",)),
     "lstm": dict(name="lstm", embedding_dim=16, hidden_dim=24, num_layers=2, dropout=0.0),
 }
 FAR = np.iinfo(np.int32).max

@@ -41,6 +41,29 @@ def test_adamw_equals_torch() -> None:
     np.testing.assert_allclose(params["head"]["kernel"], kernel.detach().numpy(), rtol=1e-5)
 
 
+def test_l2_is_part_of_the_loss() -> None:
+    import torch
+
+    kernel = torch.nn.Parameter(torch.ones(2, 2))
+    # What torch calls weight_decay of Adam is added to the gradient.
+    peer = torch.optim.Adam([kernel], lr=0.1, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.3)
+    settings = dict(b2=0.98, eps=1e-6, weight_decay=0.0, clip_norm=0.0)
+    chosen = optimizer.make(optimizer.Settings(l2=0.3, **settings), optax.constant_schedule(0.1), PARAMS)
+    plain = optimizer.make(optimizer.Settings(**settings), optax.constant_schedule(0.1), PARAMS)
+    params, state, free, free_state = PARAMS, chosen.init(PARAMS), PARAMS, plain.init(PARAMS)
+    for _ in range(5):
+        kernel.grad = torch.from_numpy(np.array(GRADS["head"]["kernel"]))
+        peer.step()
+        updates, state = chosen.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+        updates, free_state = plain.update(GRADS, free_state, free)
+        free = optax.apply_updates(free, updates)
+    np.testing.assert_allclose(params["head"]["kernel"], kernel.detach().numpy(), rtol=1e-5)
+    assert (np.asarray(free["head"]["kernel"]) != np.asarray(params["head"]["kernel"])).all()
+    mlp, untouched = params["model"]["layers"]["mlp"], free["model"]["layers"]["mlp"]
+    np.testing.assert_array_equal(mlp["bias"], untouched["bias"])
+
+
 def test_lion_moves_by_sign() -> None:
     moved = update(name="lion", weight_decay=0.0)
     np.testing.assert_allclose(moved["head"]["kernel"], -0.1, rtol=1e-6)
