@@ -1,14 +1,15 @@
-"""Ten-year risks from sampled lives: a decoder over ages on Delphi's simulated histories, beside logistic regression.
+"""Ten-year risks from sampled lives: a log-linear bag on Delphi's simulated histories, beside logistic regression.
 
-    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--models=2] [--steps=1500] [--samples=64]
+    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--steps=800] [--samples=192] [--parallel=2]
         [--output=FILE.json]
 
 DIR holds train.bin and labels.csv of https://github.com/gerstung-lab/Delphi (data/ukb_simulated_data). Split by person
-into folds, each held out once: of the others a tenth is for tuning, and the model is trained on the rest (--models of
-them, whose risks are averaged). For the people of the fold futures are sampled from age 70 (death) and from 60 (a first
-I25, E11, J44, N18 of those without), and the ten-year risks compared with logistic regression on sex and the bag of
-codes by that age, fitted on the same people for each question, its penalty chosen on the same tuning people. AUROCs are
-means over folds; intervals resample people within folds. A step that is finished in --work is not done again.
+into folds, each held out once: of the others a tenth is for tuning, and the model is trained on the rest. For the
+people of the fold futures are sampled from age 70 (death) and from 60 (a first I25, E11, J44, N18 of those without),
+and the ten-year risks compared with logistic regression on sex and the bag of codes by that age, fitted on the same
+people for each question, its penalty chosen on the same tuning people. AUROCs are means over folds; intervals resample
+people within folds. Beside them, for scale, stands the same regression fitted on people at many ages (pooled).
+A step that is finished in --work is not done again.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
 QUESTIONS = {
     "death": (70, "MEDS_DEATH"),
@@ -31,7 +34,9 @@ QUESTIONS = {
     "J44": (60, "DIAGNOSIS//ICD10//J44"),
     "N18": (60, "DIAGNOSIS//ICD10//N18"),
 }
+MODELS = ("sampled", "logistic", "pooled")
 YEARS = 10
+OBSERVED = 80  # years; nobody is seen longer
 YEAR = 365.25 * 86_400_000_000
 
 
@@ -76,20 +81,22 @@ def asked(frame: pl.DataFrame, token: int) -> pl.DataFrame:
     return frame.with_columns(pl.col("later").list.contains(token).alias("boolean_value"))
 
 
-def bags(frame: pl.DataFrame, size: int) -> np.ndarray:
-    """[N, V]: what each has had by the prediction time, sex included (1 or 0)."""
-    result = np.zeros((len(frame), size), np.float32)
-    for row, tokens in enumerate(frame["known"]):
-        result[row, tokens.to_numpy()] = 1
-    return result
+def bags(frame: pl.DataFrame, size: int, age: int) -> sparse.csr_matrix:
+    """[N, V + 1]: what each has had by the prediction time, sex included (1 or 0), and decades from `age`."""
+    lengths = frame["known"].list.len().to_numpy()
+    rows, columns = np.repeat(np.arange(len(frame)), lengths), frame["known"].explode().to_numpy()
+    had = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(frame), size))
+    had.data[:] = 1  # a code may come twice
+    decades = (frame["prediction_time"].to_physical().to_numpy() / YEAR - age) / 10
+    return sparse.hstack([had, sparse.csr_matrix(decades[:, None].astype(np.float32))], format="csr")
 
 
-def logistic(frames: dict[str, pl.DataFrame], size: int) -> np.ndarray:
+def logistic(frames: dict[str, pl.DataFrame], size: int, age: int) -> np.ndarray:
     """Risks of the held-out, the penalty chosen by the log loss on tuning."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    x = {name: bags(frame, size) for name, frame in frames.items()}
+    x = {name: bags(frame, size, age) for name, frame in frames.items()}
     y = {name: frame["boolean_value"].to_numpy() for name, frame in frames.items()}
     best = None
     for c in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0):
@@ -100,64 +107,55 @@ def logistic(frames: dict[str, pl.DataFrame], size: int) -> np.ndarray:
     return best[1].predict_proba(x["held_out"])[:, 1]
 
 
-def trained(folder: Path, seed: int, args: argparse.Namespace) -> Path:
-    """The run of one model on the people of a fold."""
-    run = folder / f"run{seed}"
+def trained(folder: Path, args: argparse.Namespace) -> Path:
+    """The run on the people of a fold."""
+    run = folder / "run"
     verb(
         "ehrjax.train",
-        "--config=configs/decoder.py:timed",
+        "--config=configs/bag.py",
         f"--workdir={run}",
         f"--config.data.path={folder / 'tokens'}",
-        "--config.data.context_length=64",
-        "--config.data.max_segments=8",
-        "--config.model.num_layers=2",
-        "--config.model.hidden_dim=128",
-        "--config.model.mlp_dim=512",
-        "--config.model.dropout=0.2",
-        "--config.model.attention_dropout=0.2",
-        "--config.model.init=normal",
-        "--config.model.bag=True",
-        "--config.optimizer.weight_decay=0.1",
+        "--config.data.context_length=128",
+        "--config.data.max_segments=12",
+        # Blocks, chapters, and how many diagnoses there are.
+        "--config.model.groups=('ICD10//([A-Z][0-9])','ICD10//([A-Z])','(DIAGNOSIS)//')",
+        f"--config.objective.observed_until_age={float(OBSERVED)}",
+        f"--config.optimizer.l2={args.l2}",
+        "--config.optimizer.learning_rate=0.03",
         "--config.batch_size=32",
-        "--config.objective.observed_until_age=80.0",
         f"--config.num_steps={args.steps}",
         "--config.eval_every=100",
-        "--config.schedule.warmup_steps=60",
+        "--config.checkpoint_every=200",
         "--config.report.enabled=False",
-        f"--config.seed={seed}",
+        f"--config.seed={args.seed}",
     )
     return run
 
 
 def sampled(folder: Path, age: int, args: argparse.Namespace) -> pl.DataFrame:
-    """Of everybody alive at an age the risk of each question of that age: the mean over the models, a row each."""
-    told = []
-    for seed in range(args.seed, args.seed + args.models):
-        output = folder / f"run{seed}-from{age}"
-        if not output.exists():
-            verb(
-                "ehrjax.generate",
-                f"--workdir={folder / f'run{seed}'}",
-                f"--input={folder / 'tokens'}",
-                f"--at=age:{age}",
-                *(f"--task={name}={code}@{YEARS}y" for name, (at, code) in QUESTIONS.items() if at == age),
-                f"--samples={-(-args.samples // args.models)}",
-                f"--max_tokens={args.max_tokens}",
-                "--no_trajectories",
-                f"--output={output}",
-            )
-        told.append(pl.read_parquet(output / "risks.parquet"))
-    keys = ["subject_id", "prediction_time", "task"]
-    return pl.concat(told).group_by(keys, maintain_order=True).agg(pl.col("combined", "truncated").mean())
+    """Of everybody alive at an age the risk of each question of that age, a row each."""
+    output = folder / f"run-from{age}"
+    if not output.exists():
+        verb(
+            "ehrjax.generate",
+            f"--workdir={folder / 'run'}",
+            f"--input={folder / 'tokens'}",
+            f"--at=age:{age}",
+            *(f"--task={name}={code}@{YEARS}y" for name, (at, code) in QUESTIONS.items() if at == age),
+            f"--samples={args.samples}",
+            f"--max_tokens={args.max_tokens}",
+            "--no_trajectories",
+            f"--output={output}",
+        )
+    return pl.read_parquet(output / "risks.parquet")
 
 
 def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
-    """One fold: a question's truth, and AUROCs of the models and of logistic regression with their resampled values."""
+    """One fold: of each question the AUROCs of MODELS with their resampled values."""
     from ehrjax.data import token_dataset
     from ehrjax.metrics import discrimination
 
-    for seed in range(args.seed, args.seed + args.models):
-        trained(folder, seed, args)
+    trained(folder, args)
     dataset = token_dataset.open_tokens(folder / "tokens")
     strings = dataset.vocabulary.strings
     everybody = dataset.split("held_out").subject_ids
@@ -165,6 +163,9 @@ def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
     for age in sorted({age for age, _ in QUESTIONS.values()}):
         dead = strings.index("MEDS_DEATH")
         people = {name: histories(dataset.split(name), age, dead) for name in ("train", "tuning", "held_out")}
+        # The same regression on people at many ages, as the model sees them.
+        years = range(age - 10, min(age + 10, OBSERVED - YEARS) + 1, 2)
+        many = pl.concat([histories(dataset.split("train"), year, dead) for year in years])
         risks = sampled(folder, age, args)
         for name, (at, code) in QUESTIONS.items():
             if at != age:
@@ -174,33 +175,54 @@ def compared(folder: Path, args: argparse.Namespace) -> dict[str, dict]:
                 risks.filter(pl.col("task") == name), on=["subject_id", "prediction_time"], maintain_order="left"
             )
             truth, subjects = told["boolean_value"].to_numpy(), told["subject_id"].to_numpy()
-            scores = np.stack([told["combined"].to_numpy(), logistic(frames, len(strings))])
+            pooled = {**frames, "train": asked(many, strings.index(code))}
+            regressions = [logistic(given, len(strings), age) for given in (frames, pooled)]
+            scores = np.stack([told["combined"].to_numpy(), *regressions])
             found, drawn = discrimination.aurocs(truth, scores, subjects, population=everybody, seed=args.seed)
             result[name] = {
                 "people": len(told),
                 "positive": int(truth.sum()),
                 "risk": float(scores[0].sum()),
+                "error": float(told["combined_error"].sum()),
                 "truncated": float(told["truncated"].sum()),
                 "aurocs": np.array([one.value for one in found]),
                 "drawn": drawn,
             }
-            print(f"{folder.name} {name}: {found[0].value:.3f} against {found[1].value:.3f}", flush=True)
+            shown = ", ".join(f"{model} {one.value:.3f}" for model, one in zip(MODELS, found))
+            print(f"{folder.name} {name}: {shown}", flush=True)
     return result
 
 
-def told(values: np.ndarray, drawn: np.ndarray) -> list[float | None]:
-    """A value and its interval."""
+def of_fold(work: Path, fold: int, args: argparse.Namespace) -> dict[str, dict]:
+    """A fold prepared and compared."""
+    folder = work / f"fold{fold}"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "meds").exists():
+        split(work / "meds", folder / "meds", fold, args.folds)
+    if not (folder / "tokens").exists():
+        given = f"--input={folder / 'meds'}", f"--output={folder / 'tokens'}"
+        verb("ehrjax.prepare", "tokens", "--config=configs/tokens/lifelong.py:ages", *given)
+    return compared(folder, args)
+
+
+def told(values: np.ndarray, drawn: np.ndarray) -> dict[str, list[float | None]]:
+    """Of [models] AUROCs and [models, resamples]: each with its interval, and how much the sampled ones are above."""
     from ehrjax.metrics import discrimination
 
-    return [float(values), *discrimination.interval(drawn)]
+    found = {name: [float(v), *discrimination.interval(d)] for name, v, d in zip(MODELS, values, drawn)}
+    for i, name in enumerate(MODELS[1:], 1):
+        above = discrimination.interval(drawn[0] - drawn[i])
+        found[f"sampled_minus_{name}"] = [float(values[0] - values[i]), *above]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(folds=5, only=0, models=2, steps=1500, samples=64, max_tokens=96, seed=0).items():
+    for name, default in dict(folds=5, only=0, steps=800, samples=192, max_tokens=96, seed=0, parallel=2).items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--l2", type=float, default=2.5e-4, help="strength of the prior")
     parser.add_argument("--output")
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="delphi-"))
@@ -208,35 +230,24 @@ def main() -> None:
     meds = work / "meds"
     if not meds.exists():
         verb("ehrjax.prepare", "events", "--source=delphi", f"--input={args.data}", f"--output={meds}")
-    folds = []
-    for fold in range(args.only or args.folds):
-        folder = work / f"fold{fold}"
-        folder.mkdir(exist_ok=True)
-        if not (folder / "meds").exists():
-            split(meds, folder / "meds", fold, args.folds)
-        if not (folder / "tokens").exists():
-            given = f"--input={folder / 'meds'}", f"--output={folder / 'tokens'}"
-            verb("ehrjax.prepare", "tokens", "--config=configs/tokens/lifelong.py:ages", *given)
-        folds.append(compared(folder, args))
+    with ThreadPoolExecutor(args.parallel) as pool:
+        folds = list(pool.map(lambda fold: of_fold(work, fold, args), range(args.only or args.folds)))
     rows, values, draws = {}, [], []
     for name, (age, _) in QUESTIONS.items():
         parts = [fold[name] for fold in folds]
-        found = np.mean([part["aurocs"] for part in parts], axis=0)
-        drawn = np.mean([part["drawn"] for part in parts], axis=0)
-        values.append(found[0] - found[1])
-        draws.append(drawn[0] - drawn[1])
+        values.append(np.mean([part["aurocs"] for part in parts], axis=0))
+        draws.append(np.mean([part["drawn"] for part in parts], axis=0))
         people = sum(part["people"] for part in parts)
         rows[name] = {
             "age": age,
             "people": people,
             "share": sum(part["positive"] for part in parts) / people,
             "mean_risk": sum(part["risk"] for part in parts) / people,
+            "monte_carlo_error": sum(part["error"] for part in parts) / people,
             "truncated": sum(part["truncated"] for part in parts) / people,
-            "sampled": told(found[0], drawn[0]),
-            "logistic": told(found[1], drawn[1]),
-            "difference": told(values[-1], draws[-1]),
+            **told(values[-1], draws[-1]),
         }
-    result = {"questions": rows, "mean_difference": told(np.mean(values), np.mean(draws, axis=0))}
+    result = {"questions": rows, "mean": told(np.mean(values, axis=0), np.mean(draws, axis=0))}
     print(json.dumps(result, indent=1))
     if args.output:
         Path(args.output).write_text(json.dumps(result, indent=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,16 +20,23 @@ VOCABULARY, KNOTS = 6, (0.0, 40.0, 80.0)
 GROUPS = (-1, -1, 0, 0, 1, -1)
 
 
+MODEL = bag.Model(bag.config_from({"vocab_size": VOCABULARY, "group_ids": (GROUPS,), "age_knots": KNOTS}))
+LENGTH = 8
+
+
+def padded(values: list, what: float | int) -> list:
+    return [values + [what] * (LENGTH - len(values))]
+
+
+@jax.jit
+def applied(batch):
+    return MODEL.apply({"params": MODEL.init(rng.key_for(0, "model"), batch)["params"]}, batch)
+
+
 def features(tokens: list[int], ages: list[float], segments: list[int]) -> np.ndarray:
-    config = bag.config_from({"vocab_size": VOCABULARY, "group_ids": (GROUPS,), "age_knots": KNOTS})
-    batch = {
-        "tokens": jnp.array([tokens]),
-        "ages": jnp.array([ages], jnp.float32),
-        "segment_ids": jnp.array([segments]),
-    }
-    model = bag.Model(config)
-    params = model.init(rng.key_for(0, "model"), batch)["params"]
-    told = model.apply({"params": params}, batch)
+    given = {"tokens": padded(tokens, 0), "segment_ids": padded(segments, 0)}
+    batch = {name: jnp.array(values, jnp.int32) for name, values in given.items()}
+    told = applied({**batch, "ages": jnp.array(padded(ages, 0.0), jnp.float32)})
     assert told["table"].shape == (VOCABULARY, VOCABULARY + 2 + 3) and not np.asarray(told["table"]).any()
     return np.asarray(told["hidden"][0])
 
@@ -41,7 +49,7 @@ def triangle(age: float, knot: float) -> float:
 places = st.tuples(st.integers(0, VOCABULARY - 1), st.floats(0, 110, width=32) | st.just(math.nan), st.booleans())
 
 
-@given(st.lists(places, min_size=1, max_size=8))
+@given(st.lists(places, min_size=1, max_size=LENGTH))
 def test_features_are_those_of_plain_python(rows):
     tokens, ages = [token for token, _, _ in rows], [age for _, age, _ in rows]
     segments = np.cumsum([new for _, _, new in rows]) + 1

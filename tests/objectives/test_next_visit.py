@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 import jax
@@ -65,30 +66,38 @@ def objective(chunk: int = 512, tied: bool = False) -> next_visit.Objective:
     return next_visit.Objective(config, vocab_size=VOCABULARY, num_specials=SPECIALS, mask_id=4)
 
 
-@given(st.lists(windows, min_size=1, max_size=3), st.sampled_from([1, 7, 512]), st.booleans())
-def test_loss_is_that_of_every_code_of_the_next_visit(rows, chunk, tied):
-    length = 64
-    batch, rng = laid(rows, length), np.random.default_rng(0)
-    own = objective(chunk, tied)
-    hidden = jnp.asarray(rng.normal(size=(len(rows), length, WIDTH)), jnp.float32)
+@functools.cache
+def told_by(chunk: int, tied: bool, length: int):
+    """Scores, loss, weight, sums and predictions of a batch of three rows, as one program."""
+    rng, own = np.random.default_rng(0), objective(chunk, tied)
+    hidden = jnp.asarray(rng.normal(size=(3, length, WIDTH)), jnp.float32)
     table = jnp.asarray(rng.normal(size=(VOCABULARY, WIDTH)), jnp.float32)
     head = own.head()
     variables = head.init(jax.random.key(0), hidden[:1, :1], table)
     params = jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(np.float32), variables.get("params", {}))
     apply = lambda p, *inputs: head.apply({"params": p}, *inputs)  # noqa: E731
-    scores = np.asarray(apply(params, hidden, table if tied else None))
     outputs = {"hidden": hidden, "table": table}
-    prepared = own.prepare(batch, jax.random.key(0))
-    total, weight, sums = own.loss(apply, params, outputs, prepared)
+
+    def told(batch):
+        prepared = own.prepare(batch, jax.random.key(0))
+        found = own.predictions(apply, params, outputs, prepared)
+        return apply(params, hidden, table if tied else None), *own.loss(apply, params, outputs, prepared), found
+
+    return jax.jit(told)
+
+
+@given(st.lists(windows, min_size=1, max_size=3), st.sampled_from([1, 7, 512]), st.booleans())
+def test_loss_is_that_of_every_code_of_the_next_visit(rows, chunk, tied):
+    length = 64
+    batch = laid(rows + [[]] * (3 - len(rows)), length)
+    scores, total, weight, sums, told = jax.tree.map(np.asarray, told_by(chunk, tied, length)(batch))
     loss, count, best, places = expected(rows, scores)
     assert float(weight) == count and float(sums["top1"]) == best
     assert float(total) == pytest.approx(loss, rel=1e-5, abs=1e-4)
-    told = own.predictions(apply, params, outputs, prepared)
-    found = np.asarray(told["loss"])
+    found, recall = told["loss"], told["recall10"]
     for place, value in places.items():
         assert found[place] == pytest.approx(value, rel=1e-5, abs=1e-4)
     assert np.count_nonzero(found) == len(places)
-    recall = np.asarray(told["recall10"])
     assert ((recall >= 0) & (recall <= 1)).all() and (recall[found == 0] == 0).all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -94,22 +95,32 @@ def expected(
     return told
 
 
+@functools.cache
+def told_by(codes: tuple[int, ...], end_day: int | None):
+    """Rates, loss, weight and predictions of (batch, hidden), as one program."""
+    until = {} if end_day is None else {"observed_until": str(np.datetime64("1970-01-01") + end_day)}
+    objective, apply, params = made(ids=codes, **until)
+
+    def told(batch, hidden):
+        outputs, prepared = {"hidden": hidden, "table": None}, objective.prepare(batch, jax.random.key(3))
+        total, weight, _ = objective.loss(apply, params, outputs, prepared)
+        found = objective.predictions(apply, params, outputs, prepared)
+        return apply(params, hidden, None), total, weight, found
+
+    return jax.jit(told)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(windows, min_size=1, max_size=2), st.sampled_from([(), (6, 9, 10)]), st.sampled_from([None, 700]))
 def test_losses_are_those_of_plain_python(rows, codes, end_day):
-    until = {} if end_day is None else {"observed_until": str(np.datetime64("1970-01-01") + end_day)}
-    objective, apply, params = made(ids=codes, **until)
-    hidden = jax.random.normal(jax.random.key(2), (len(rows), LENGTH, WIDTH))
-    outputs = {"hidden": hidden, "table": None}
-    rates = np.asarray(apply(params, hidden, None), np.float64)
-    told = expected(rows, rates, codes or tuple(range(SPECIALS, VOCABULARY)), end_day)
-    prepared = objective.prepare(laid(rows), jax.random.key(3))
-    total, weight, _ = objective.loss(apply, params, outputs, prepared)
+    hidden = jax.random.normal(jax.random.key(2), (2, LENGTH, WIDTH))
+    batch = laid(rows + [[]] * (2 - len(rows)))
+    rates, total, weight, found = jax.tree.map(np.asarray, told_by(codes, end_day)(batch, hidden))
+    told = expected(rows, rates.astype(np.float64), codes or tuple(range(SPECIALS, VOCABULARY)), end_day)
     assert int(weight) == len(told)
     np.testing.assert_allclose(float(total), sum(told.values()), rtol=2e-4)
-    found = objective.predictions(apply, params, outputs, prepared)
-    for row in range(len(rows)):
-        for at, loss in zip(np.asarray(found["asked"][row]), np.asarray(found["loss"][row])):
+    for row in range(2):
+        for at, loss in zip(found["asked"][row], found["loss"][row]):
             if at >= 0:
                 np.testing.assert_allclose(loss, told[row, int(at)], rtol=2e-4, atol=1e-4)
             else:
