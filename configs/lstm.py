@@ -27,6 +27,8 @@ def get_config(arg: str = "base") -> ConfigDict:
     config = defaults.get()
     config.model = ConfigDict(dict(name="lstm", dropout=0.3, **KINDS[arg]))
     config.model.bidirectional = arg in ("masked", "readmission")
+    config.model.timescale = 0
+    config.model.code_std = 1.0
     if arg == "masked":
         config.objective = ConfigDict(dict(name="masked_codes", mask_rate=0.15, tied=False))
     elif arg == "readmission":

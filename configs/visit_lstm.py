@@ -35,6 +35,8 @@ def get_config(arg: str = "yes_no") -> ConfigDict:
     config.model.time_features = True
     config.model.dropout = 0.3
     config.model.bidirectional = False
+    config.model.timescale = 0
+    config.model.code_std = 1.0
     config.objective = ConfigDict(OBJECTIVES[arg])
     config.data.labels = LABELS.get(arg, "readmission_30d")  # of the embedded hospital
     if arg == "hazard":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +31,9 @@ _PIECE = 32
 class Config:
     """What defines an LSTM. dropout is between layers, as torch.nn.LSTM has it.
 
-    bidirectional: a second recurrence from the end; each direction has hidden_dim units.
+    bidirectional: a second recurrence from the end; each direction has hidden_dim units. timescale: for how many
+    places the state is meant to last at first (Recurrence; 0: PyTorch's start, one or two). code_std: of the codes'
+    first vectors; 1 is that of torch.nn.Embedding.
     """
 
     vocab_size: int
@@ -39,6 +42,8 @@ class Config:
     num_layers: int = 2
     dropout: float = 0.3
     bidirectional: bool = False
+    timescale: int = 0
+    code_std: float = 1.0
 
 
 def config_from(values: Mapping[str, Any]) -> Config:
@@ -94,9 +99,10 @@ def layers(
         if number:
             x = dropout(x, config.dropout, None if key is None else jax.random.fold_in(key, number))
         name = f"lstm_{number}"
-        outputs = [Recurrence(config.hidden_dim, policy, name=name)(x, starts)]
+        recurrence = partial(Recurrence, config.hidden_dim, policy, config.timescale)
+        outputs = [recurrence(name=name)(x, starts)]
         if config.bidirectional:
-            back = Recurrence(config.hidden_dim, policy, reverse=True, name=f"{name}_reverse")
+            back = recurrence(reverse=True, name=f"{name}_reverse")
             outputs.append(back(x, ends))
         x = jnp.concatenate(outputs, axis=-1)
     return x
@@ -111,16 +117,22 @@ class Embeddings(nn.Module):
     def __call__(
         self, batch: Mapping[str, Array]
     ) -> tuple[Float[Array, "batch length e"], Float[Array, "vocabulary e"]]:
-        # The start of torch.nn.Embedding.
-        table = Table(self.config.vocab_size, self.config.embedding_dim, std=1.0, name="code")()
+        config = self.config
+        table = Table(config.vocab_size, config.embedding_dim, std=config.code_std, name="code")()
         return table[batch["tokens"]], table
 
 
 class Recurrence(nn.Module):
-    """One layer in one direction. Gates stand in PyTorch's order: input, forget, cell, output."""
+    """One layer in one direction. Gates stand in PyTorch's order: input, forget, cell, output.
+
+    timescale: the units' forget gates start as if they were to last for 1 to so many places, spread evenly, and the
+    input gates against them (chrono initialisation, Tallec and Ollivier 2018); 0: PyTorch's start, from which what was
+    long ago is hard to learn.
+    """
 
     units: int
     policy: Policy = FP32
+    timescale: int = 0
     reverse: bool = False
 
     @nn.compact
@@ -136,7 +148,7 @@ class Recurrence(nn.Module):
         start = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)  # noqa: E731
         inputs = self.param("input", start, (x.shape[-1], 4 * self.units), jnp.float32)
         recurrent = self.param("hidden", start, (self.units, 4 * self.units), jnp.float32)
-        bias = self.param("bias", start, (4 * self.units,), jnp.float32)
+        bias = self.param("bias", partial(_biases, self.timescale, start), (4 * self.units,), jnp.float32)
         remembers = self.has_variable(memory.MEMORY, "hidden")
         if remembers:
             resets = jnp.zeros_like(resets)
@@ -171,6 +183,15 @@ class Recurrence(nn.Module):
             self.sow(memory.KEPT, "hidden", out)
             self.sow(memory.KEPT, "cell", cells)
         return out.astype(self.policy.residual)
+
+
+def _biases(timescale: int, start: Callable[..., Array], key: Array, shape: tuple[int], dtype: Any) -> Array:
+    """The first biases of the gates."""
+    if not timescale:
+        return start(key, shape, dtype)
+    units = shape[0] // 4
+    lasting = jnp.log(jnp.linspace(1.0, max(timescale - 1.0, 1.0), units, dtype=dtype))
+    return jnp.concatenate([-lasting, lasting, jnp.zeros(2 * units, dtype)])
 
 
 def _where_used(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -35,6 +36,7 @@ class Config:
     """What defines a visit LSTM. visit_dim: a Dense behind the encoder (None: the encoder's own width).
 
     time_features: whether the two stand beside each visit. bidirectional: a second recurrence from the last visit.
+    timescale, code_std: as the LSTM's, the first of the recurrence over visits.
     """
 
     vocab_size: int
@@ -46,6 +48,8 @@ class Config:
     time_features: bool = True
     dropout: float = 0.3
     bidirectional: bool = False
+    timescale: int = 0
+    code_std: float = 1.0
 
 
 _CHOICES = {"encoder": ENCODERS}
@@ -98,9 +102,10 @@ class Model(nn.Module):
         for layer in range(config.num_layers):
             if layer:
                 x = dropout(x, config.dropout, keys[layer])
-            outputs = [Recurrence(config.hidden_dim, self.policy, name=f"lstm_{layer}")(x, begins, used)]
+            recurrence = partial(Recurrence, config.hidden_dim, self.policy, config.timescale)
+            outputs = [recurrence(name=f"lstm_{layer}")(x, begins, used)]
             if config.bidirectional:
-                back = Recurrence(config.hidden_dim, self.policy, reverse=True, name=f"lstm_{layer}_reverse")
+                back = recurrence(reverse=True, name=f"lstm_{layer}_reverse")
                 outputs.append(back(x, ends, used))
             x = jnp.concatenate(outputs, axis=-1)
         hidden = jnp.take_along_axis(x, number[..., None], axis=1)

@@ -1,6 +1,6 @@
 """Ten-year risks from sampled lives: a log-linear bag on Delphi's simulated histories, beside logistic regression.
 
-    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--steps=800] [--samples=192] [--parallel=2]
+    python experiments/delphi/run.py --data=DIR [--work=DIR] [--folds=5] [--steps=600] [--samples=160] [--parallel=2]
         [--output=FILE.json]
 
 DIR holds train.bin and labels.csv of https://github.com/gerstung-lab/Delphi (data/ukb_simulated_data). Split by person
@@ -220,9 +220,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(folds=5, only=0, steps=800, samples=192, max_tokens=96, seed=0, parallel=2).items():
+    for name, default in dict(folds=5, only=0, steps=600, samples=160, max_tokens=96, seed=0, parallel=2).items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--l2", type=float, default=2.5e-4, help="strength of the prior")
+    parser.add_argument("--l2", type=float, default=4e-4, help="strength of the prior")
     parser.add_argument("--output")
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="delphi-"))
