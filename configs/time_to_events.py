@@ -4,8 +4,8 @@
     python -m ehrjax.train --config=configs/time_to_events.py:visit_lstm --workdir=runs/times
     python -m ehrjax.train --config=configs/time_to_events.py:smoke --workdir=runs/smoke    # CPU, under 30 s
 
-Arguments: decoder (default; rotary positions over the age in days), gpt2, lstm, visit_lstm, each as its own config has
-it; smoke, or smoke behind one of them, such as gpt2_smoke.
+Arguments: decoder (default; rotary positions over the age in days), gpt2, lstm, fading, visit_lstm, each as its own
+config has it; smoke, or smoke behind one of them, such as gpt2_smoke.
 Tell it until when everybody was observed, where the data end for all at once: `--config.objective.observed_until=DATE`
 or `observed_until_age=YEARS`. `--config.objective.codes="('ENCOUNTER//', 'ICD10CM//')"` asks for the tokens that begin
 so (regular expressions); without it, for all. It is meant to be fine-tuned (configs/finetune.py) or probed; it does not
@@ -23,6 +23,7 @@ MODELS = {
     "decoder": ("ages", "smoke"),
     "gpt2": ("", "smoke"),
     "lstm": ("", "smoke"),
+    "fading": ("", "smoke"),
     "visit_lstm": ("next_visit", "next_visit_smoke"),
 }
 EDGES_DAYS = (7.0, 30.0, 90.0, 180.0, 365.0, 730.0, 1825.0)

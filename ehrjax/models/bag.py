@@ -33,7 +33,7 @@ vocab_size_key = "vocab_size"
 
 
 # Rates change a hundredfold with age, and much less with any code: with this the same l2 leaves both their room.
-_NEAR = 10.0
+NEAR = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Model(nn.Module):
         the weights of each token's score, for a tied head.
         """
         counts = Counts(self.config, name="counts")(batch["tokens"], batch["segment_ids"])
-        features = jnp.concatenate([jnp.log2(1.0 + counts), _between(batch["ages"], self.config.age_knots)], axis=-1)
+        features = jnp.concatenate([jnp.log2(1.0 + counts), between(batch["ages"], self.config.age_knots)], axis=-1)
         table = Embeddings((self.config.vocab_size, features.shape[-1]), name="embeddings")()
         return {"hidden": constrain_batch(features.astype(self.policy.residual)), "table": table}
 
@@ -135,9 +135,9 @@ class Embeddings(nn.Module):
         return Table(*self.shape, std=0.0, name="code")()
 
 
-def _between(ages: Float[Array, "batch length"], knots: Sequence[float]) -> Float[Array, "batch length knots"]:
-    """How near each age is to each knot, linearly from 0 at its neighbours to _NEAR at itself; unknown ages are 0."""
+def between(ages: Float[Array, "batch length"], knots: Sequence[float]) -> Float[Array, "batch length knots"]:
+    """How near each age is to each knot, linearly from 0 at its neighbours to NEAR at itself; unknown ages are 0."""
     if not knots:
         return jnp.zeros((*ages.shape, 0), jnp.float32)
     rising = [jnp.interp(ages, jnp.asarray(knots, jnp.float32), one) for one in np.eye(len(knots), dtype=np.float32)]
-    return _NEAR * jnp.where(jnp.isnan(ages)[..., None], 0.0, jnp.stack(rising, axis=-1))
+    return NEAR * jnp.where(jnp.isnan(ages)[..., None], 0.0, jnp.stack(rising, axis=-1))

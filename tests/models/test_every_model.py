@@ -34,6 +34,7 @@ CASES = {
     ),
     "decoder with a bag": ("decoder", dict(positions="rotary", bag=True, **SMALL)),
     "bag": ("bag", dict(group_ids=(tuple(i % 7 - 1 for i in range(VOCABULARY)),), age_knots=(0.0, 30.0, 60.0))),
+    "fading": ("fading", dict(embedding_dim=8, hidden_dim=12, num_layers=1)),
     "decoder with a window": ("decoder", dict(positions="rotary", window=4, **SMALL)),
     "lstm": ("lstm", dict(embedding_dim=16, hidden_dim=24, num_layers=2)),
     **{
@@ -149,7 +150,7 @@ def test_what_comes_later_changes_nothing_before_it_unless_the_model_says_so(cas
         np.testing.assert_array_equal(before[0, :12], after[0, :12])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "lstm" not in case and case != "bag"])
+@pytest.mark.parametrize("case", [case for case in CASES if "lstm" not in case and case not in ("bag", "fading")])
 def test_scanned_is_unrolled(case):
     model, params, _ = made(case, unroll=False)
     batch = pack([[subject(9, 1), subject(10, 2)], [subject(25, 3)]], 28)
