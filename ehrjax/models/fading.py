@@ -22,7 +22,7 @@ from ehrjax.core.errors import InputError
 from ehrjax.core.layers import Dense, LayerNorm, Table, activate, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
 from ehrjax.models import memory, settings
-from ehrjax.models.bag import between
+from ehrjax.models.bag import NEAR, between
 
 FIELDS = ("tokens", "segment_ids", "times", "ages")
 """The fields of a batch that the model reads."""
@@ -91,7 +91,7 @@ class Model(nn.Module):
         # Whole tokens, for all places that see them.
         codes = codes * dropout(jnp.ones((*codes.shape[:2], 1), codes.dtype), config.dropout, keys[-1])
         sums = Sums(config, name="sums")(codes, batch)
-        known = jnp.concatenate([jnp.arcsinh(sums), between(batch["ages"], config.age_knots) / 10], axis=-1)
+        known = jnp.concatenate([jnp.arcsinh(sums), between(batch["ages"], config.age_knots) / NEAR], axis=-1)
         x = Dense(config.hidden_dim, self.policy, name="entry")(constrain_batch(known.astype(self.policy.residual)))
         for number in range(config.num_layers):
             h = LayerNorm(policy=self.policy, name=f"norm_{number}")(x)
