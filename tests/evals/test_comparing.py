@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -148,3 +151,25 @@ def test_one_class_has_no_number_but_a_reason():
     assert found["value"] is None and found["reason"] == "only one class" and result["models"][0]["curves"] == {}
     told = {"task": "t", "split": "held_out", "warnings": [], "result": result, "about": {}, "settings": {}}
     assert "only one class" in evaluation_page.make(told).render()
+
+
+def test_where_the_truth_is_not_told_there_is_no_best_possible(made):
+    good = next(entry for entry in made[0] if entry.name == "good")
+
+    def found(told: tuple[str, ...]):
+        # Other subjects, as splits have.
+        keys = good.tuning.keys.with_columns(pl.col("subject_id") + 10_000)
+        parts = {"held_out": good.held_out, "tuning": dataclasses.replace(good.tuning, keys=keys)}
+        frames = [
+            part.keys.with_columns(
+                pl.Series(
+                    judged.TRUE_PROBABILITY, np.full(len(part), 0.3 if name in told else np.nan), nan_to_null=True
+                )
+            )
+            for name, part in parts.items()
+        ]
+        return SimpleNamespace(labels=SimpleNamespace(frame=pl.concat(frames)), target=Target("yes_no"), truth=parts)
+
+    assert entries.oracle(found(()), "held_out") is None
+    one = entries.oracle(found(("held_out",)), "held_out")
+    assert len(one.held_out) == ROWS and one.tuning is None

@@ -64,6 +64,29 @@ def test_label_files_follow_the_schema_and_the_oracle_is_told(hospital, task):
         assert again == pytest.approx(labels.frame["true_probability"][row], rel=1e-4)
 
 
+def test_the_truth_of_some_splits_is_that_of_all(hospital, tmp_path):
+    site, folder, _ = hospital
+    given = dict(patients=1300, seed=8, site=site, missing=0.3, labels=True)
+    summary = synthetic.write(tmp_path / "meds", **given, truth=("held_out",))
+    for task in synthetic.TASKS:
+        whole, part = (reading.read_labels(path / "labels" / task).frame for path in (folder, tmp_path / "meds"))
+        assert part.drop("true_probability").equals(whole.drop("true_probability"))
+        held = pl.col("split") == "held_out"
+        assert part.filter(~held)["true_probability"].null_count() == len(part.filter(~held)) > 0
+        np.testing.assert_allclose(
+            part.filter(held)["true_probability"], whole.filter(held)["true_probability"], rtol=1e-5
+        )
+        told, every = (
+            json.loads((path / "labels" / task / "task.json").read_text())["splits"]
+            for path in (tmp_path / "meds", folder)
+        )
+        assert told["train"] == {**every["train"], "expected_positives": None, "oracle_auroc": None}
+        assert told["held_out"] == pytest.approx(every["held_out"], rel=1e-5)
+        assert "oracle_auroc_on_train" not in summary[task]
+    with pytest.raises(InputError, match="names 'test'; the splits are"):
+        synthetic.write(tmp_path / "other", **given, truth=("test",))
+
+
 def test_the_dataset_is_valid_and_has_its_roles(hospital):
     site, folder, summary = hospital
     check_meds(folder)

@@ -167,6 +167,22 @@ def test_a_window_of_four_sees_four():
     assert [i for i in range(20) if (before[i] != after[i]).any()] == [6, 7, 8, 9, 10]
 
 
+def test_forget_gates_start_as_if_to_last_for_the_timescale():
+    key, units = rng.key_for(0, "model"), 24
+    module = importlib.import_module("ehrjax.models.lstm")
+    biases = {}
+    for timescale in (0, 50):
+        config = module.config_from({"vocab_size": VOCABULARY, "hidden_dim": units, "timescale": timescale})
+        params = module.Model(config).init(key, pack([[subject(8, 0)]], 12))["params"]
+        biases[timescale] = np.split(np.asarray(params["lstm_1"]["bias"]), 4)
+    i, f, g, o = biases[50]
+    # How many places a unit lasts: 1 / (1 - forget gate).
+    np.testing.assert_allclose(1 / (1 - 1 / (1 + np.exp(-f))), np.linspace(2, 50, units), rtol=1e-4)
+    np.testing.assert_allclose(i, -f, rtol=1e-6)
+    assert not g.any() and not o.any()
+    assert max(np.abs(part).max() for part in biases[0]) <= units**-0.5
+
+
 def test_a_bidirectional_lstm_is_torchs():
     import torch
 
