@@ -63,7 +63,7 @@ def prepared(work: Path, args: argparse.Namespace) -> None:
     if not (work / "events").exists():
         verb(
             "ehrjax.prepare", "synthetic", f"--patients={args.patients}", "--splits=0.77,0.08", "--labels",
-            f"--output={work / 'events'}",
+            "--truth=tuning,held_out", f"--output={work / 'events'}",
         )  # fmt: skip
     if not (work / "tokens").exists():
         # Tokens for the time that passes, since not all models know ages or times.
