@@ -1,53 +1,70 @@
-"""Fading memories: sums of the codes' vectors that fade at several speeds, and a network on them.
+"""Fading memories: sums of the visits' vectors that fade at several speeds, and a network on them.
 
-A position sees, for each half-life, the sum of the vectors of all tokens up to now, each halved for every half-life
-that has passed since: what logistic regression on counts in windows of time sees, with learnt vectors, for every
-position at once. Unlike attention, which averages, sums tell how much there is; unlike the gates of an LSTM, how fast
-they fade is fixed and in days.
+A visit's vector is the sum of its codes'. The end of a visit sees, for each half-life, the sum of all vectors so far,
+each halved for every half-life that has passed since: what logistic regression on counts in windows of time sees, with
+learnt vectors, at every visit at once. Unlike attention, which averages, sums tell how much there is; unlike the gates
+of an LSTM, how fast they fade is fixed and in days. A bin of a value (CODE//Q3) has a vector of its own, a slope and a
+curve that all bins of the code share: sums then tell how high the values were.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
+from ehrjax.core import visits
 from ehrjax.core.errors import InputError
 from ehrjax.core.layers import Dense, LayerNorm, Table, activate, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
-from ehrjax.models import memory, settings
+from ehrjax.models import settings
 from ehrjax.models.bag import NEAR, between
 
-FIELDS = ("tokens", "segment_ids", "times", "ages")
+FIELDS = ("tokens", "segment_ids", "visit_ids", "times", "ages")
 """The fields of a batch that the model reads."""
-SEES_FUTURE = False
-"""Whether a position's hidden state depends on later tokens of its segment."""
+SEES_FUTURE = "visit"
+"""A token's hidden state is its visit's, which depends on the visit's later tokens."""
 vocab_size_key = "vocab_size"
 """The field of Config that the size of the vocabulary goes into."""
 
 _MINUTES_PER_DAY = 1440.0
+# A bin of a value: its code, and its number from 1.
+_BIN = re.compile(r"(.+)//Q([1-9]\d*)")
+# Parts of a row's places, of which the smallest that is enough for its visits is computed.
+_PARTS = (16, 8, 4, 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What defines one. half_lives_days: rising; beside these stands a sum that does not fade. num_layers: residual
     MLPs, twice as wide inside, on the linear map of the sums. age_knots: as the bag's.
+
+    Of the vocabulary: num_specials: ids below are no codes, and are not seen. bin_groups: for each token the number of
+    the code whose bin it is, -1 for none. bin_scores: for each token where the middle of its bin stands in a standard
+    normal distribution.
     """
 
     vocab_size: int
-    embedding_dim: int = 128
-    hidden_dim: int = 256
-    num_layers: int = 2
+    embedding_dim: int = 64
+    hidden_dim: int = 128
+    num_layers: int = 1
     half_lives_days: tuple[float, ...] = (7.0, 30.0, 180.0, 730.0)
     age_knots: tuple[float, ...] = tuple(float(year) for year in range(0, 101, 10))
     dropout: float = 0.1
     gelu: str = "tanh"
+    num_specials: int = 0
+    bin_groups: tuple[int, ...] = ()
+    bin_scores: tuple[float, ...] = ()
 
 
 _CHOICES = {"gelu": ("tanh", "erf")}
@@ -62,17 +79,25 @@ def config_from(values: Mapping[str, Any]) -> Config:
     return config
 
 
+def of_tokens(values: Mapping[str, Any], strings: Sequence[str], num_specials: int) -> dict[str, Any]:
+    """The settings with what they need of the vocabulary's strings."""
+    found = [_BIN.fullmatch(string) for string in strings]
+    bins: dict[str, int] = {}
+    for match in filter(None, found):
+        bins[match[1]] = max(bins.get(match[1], 0), int(match[2]))
+    numbers = {code: number for number, code in enumerate(sorted(bins))}
+    middle = NormalDist().inv_cdf
+    groups = tuple(numbers[match[1]] if match else -1 for match in found)
+    scores = tuple(middle((int(match[2]) - 0.5) / bins[match[1]]) if match else 0.0 for match in found)
+    return {**values, "num_specials": num_specials, "bin_groups": groups, "bin_scores": scores}
+
+
 def check(config: Config, context_length: int) -> None:
     """Any context will do."""
 
 
-def most_places(config: Config) -> int | None:
-    """How many places a window can have when it is continued token by token; None: any number."""
-    return None
-
-
 class Model(nn.Module):
-    """Hidden states of a packed batch."""
+    """Hidden states of a packed batch: each token has that of its visit."""
 
     config: Config
     policy: Policy = FP32
@@ -86,23 +111,95 @@ class Model(nn.Module):
         """
         config = self.config
         key = None if deterministic else self.make_rng("dropout")
-        keys = [None] * (config.num_layers + 1) if key is None else jax.random.split(key, config.num_layers + 1)
-        codes, table = Embeddings(config, name="embeddings")(batch)
-        # Whole tokens, for all places that see them.
-        codes = codes * dropout(jnp.ones((*codes.shape[:2], 1), codes.dtype), config.dropout, keys[-1])
-        sums = Sums(config, name="sums")(codes, batch)
-        known = jnp.concatenate([jnp.arcsinh(sums), between(batch["ages"], config.age_knots) / NEAR], axis=-1)
-        x = Dense(config.hidden_dim, self.policy, name="entry")(constrain_batch(known.astype(self.policy.residual)))
+        keys = (None, None) if key is None else jax.random.split(key)
+        vectors, table = Embeddings(config, name="embeddings")(batch)
+        code = batch["tokens"] >= config.num_specials
+        # Whole tokens, for all visits that see them.
+        vectors = vectors * dropout(code.astype(vectors.dtype)[..., None], config.dropout, keys[0])
+        there = jax.vmap(visits.of_row)(batch["segment_ids"], batch["visit_ids"])
+        given = constrain_batch(jax.vmap(visits.total)(vectors, there.number))
+        times, facts = _facts(batch, there, code, config.age_knots)
+        network = Network(config, self.policy)
+        width = config.embedding_dim * (len(config.half_lives_days) + 1) + facts.shape[-1]
+        weights = self.param("network", lambda key: network.init(key, jnp.zeros((1, width)), None)["params"])
+        rates = jnp.asarray([0.0, *(math.log(2) / days for days in config.half_lives_days)], jnp.float32)
+        rows, length = there.number.shape
+
+        def of_first(size: int, weights: Any, given: Array, facts: Array, times: Array, segments: Array) -> Array:
+            """The hidden states of the first visits of each row, and 0 for the others."""
+            sums = fading_sums(given[:, :size], rates, times[:, :size], segments[:, :size])
+            known = jnp.concatenate([jnp.arcsinh(sums.reshape(rows, size, -1)), facts[:, :size]], axis=-1)
+            hidden = network.apply({"params": weights}, known, keys[1])
+            return jnp.pad(hidden, ((0, 0), (0, length - size), (0, 0)))
+
+        # A row has a visit for every few tokens; the places behind the last one of all rows should cost nothing.
+        sizes = sorted({-(-length // part) for part in _PARTS})
+        enough = sum((there.number[:, -1].max() >= size).astype(jnp.int32) for size in sizes[:-1])
+        # Computed anew for the gradient, or the switch would keep what that needs for all sizes.
+        choices = [jax.checkpoint(partial(of_first, size)) for size in sizes]
+        hidden = jax.lax.switch(enough, choices, weights, given, facts, times, there.segments)
+        hidden = jnp.take_along_axis(hidden, there.number[..., None], axis=1)
+        return {"hidden": constrain_batch(hidden), "table": table}
+
+
+def fading_sums(
+    x: Float[Array, "batch n e"],
+    rates: Float[Array, " k"],
+    times: Int[Array, "batch n"],
+    segments: Int[Array, "batch n"],
+) -> Float[Array, "batch n k e"]:
+    """At each of n visits the sums of x over the visits of its segment so far, fading at k rates a day.
+
+    times: minutes, not falling within a segment.
+    """
+    passed = jnp.diff(times, axis=1, prepend=times[:, :1]).astype(jnp.float32) / _MINUTES_PER_DAY
+    begins, _ = jax.vmap(visits.edges)(segments)
+    # Where a segment begins the times fall.
+    keeps = jnp.exp(-rates * jnp.maximum(passed, 0.0)[..., None])
+    keeps = jnp.where(begins[..., None], 0.0, keeps)[..., None]
+    given = jnp.broadcast_to(x.astype(jnp.float32)[:, :, None], (*keeps.shape[:3], x.shape[-1]))
+    return jax.lax.associative_scan(lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (keeps, given), axis=1)[1]
+
+
+def _facts(
+    batch: Mapping[str, Array], there: visits.Visits, code: Array, age_knots: Sequence[float]
+) -> tuple[Int[Array, "batch length"], Float[Array, "batch length f"]]:
+    """When each visit ended, minutes, and what is known beside its codes: log(1 + days) since the visit before, of
+    itself, and since the segment's first; and the age between the knots."""
+    begins = jnp.maximum(jax.vmap(visits.begins)(batch["times"], there.number), 0)
+    last = jax.vmap(visits.last_codes)(code, there.number)
+    at_last = {name: jnp.take_along_axis(batch[name], jnp.maximum(last, 0), axis=1) for name in ("times", "ages")}
+    ends = jnp.where(last >= 0, at_last["times"], begins)
+    first, _ = jax.vmap(visits.edges)(there.segments)
+    before = jnp.where(first, begins, jnp.roll(ends, 1, axis=1))
+    spans = jnp.stack([begins - before, ends - begins, ends], axis=-1)
+    spans = jnp.log1p(jnp.maximum(spans, 0).astype(jnp.float32) / _MINUTES_PER_DAY)
+    ages = between(jnp.where(last >= 0, at_last["ages"], jnp.nan), age_knots) / NEAR
+    return ends, jnp.concatenate([spans, ages], axis=-1)
+
+
+class Network(nn.Module):
+    """From what is known at a visit to its hidden state."""
+
+    config: Config
+    policy: Policy = FP32
+
+    @nn.compact
+    def __call__(self, known: Float[Array, "... n"], key: Array | None) -> Float[Array, "... d"]:
+        """key: for dropout; None: none."""
+        config = self.config
+        keys = [None] * config.num_layers if key is None else jax.random.split(key, config.num_layers)
+        x = Dense(config.hidden_dim, self.policy, name="entry")(known.astype(self.policy.residual))
         for number in range(config.num_layers):
             h = LayerNorm(policy=self.policy, name=f"norm_{number}")(x)
             h = activate(Dense(2 * config.hidden_dim, self.policy, name=f"inner_{number}")(h), config.gelu)
             h = Dense(config.hidden_dim, self.policy, name=f"outer_{number}")(h)
             x = x + dropout(h, config.dropout, keys[number])
-        return {"hidden": constrain_batch(x), "table": table}
+        return x
 
 
 class Embeddings(nn.Module):
-    """Codes."""
+    """Codes, and values."""
 
     config: Config
 
@@ -110,17 +207,12 @@ class Embeddings(nn.Module):
     def __call__(
         self, batch: Mapping[str, Array]
     ) -> tuple[Float[Array, "batch length e"], Float[Array, "vocabulary e"]]:
-        table = Table(self.config.vocab_size, self.config.embedding_dim, std=0.1, name="code")()
+        config = self.config
+        table = Table(config.vocab_size, config.embedding_dim, std=0.1, name="code")()
+        groups = np.asarray(config.bin_groups, np.int32)
+        if (groups >= 0).any():
+            lines = Table(int(groups.max()) + 1, 2 * config.embedding_dim, std=0.1, name="value")()
+            slopes, curves = jnp.split(jnp.where(groups[:, None] >= 0, lines[groups], 0.0), 2, axis=-1)
+            scores = np.asarray(config.bin_scores, np.float32)[:, None]
+            table = table + scores * slopes + (scores**2 - 1.0) * curves
         return table[batch["tokens"]], table
-
-
-class Sums(nn.Module):
-    """The sums of each half-life, one after another, [B, L, (half-lives + 1) x E] float32."""
-
-    config: Config
-
-    def __call__(self, codes: Float[Array, "batch length e"], batch: Mapping[str, Array]) -> Array:
-        """Sums begin anew with each segment."""
-        rates = [0.0, *(math.log(2) / days for days in self.config.half_lives_days)]
-        days = batch["times"].astype(jnp.float32) / _MINUTES_PER_DAY
-        return memory.fading_sum(self, codes, jnp.asarray(rates, jnp.float32), days, batch["segment_ids"])

@@ -9,7 +9,7 @@ MEMORY: where a caller provides it, the model is given one token a row ([R, 1]) 
  - attention: `prompt_keys`, `prompt_values` [G, kv, P, K], which R // G neighbouring rows share; `own_keys`,
    `own_values` [R, kv, C, K], a ring whose slot `slot` is written now; `prompt_visible` [R, P] and `own_visible` [R, C]
    bool.
- - recurrence: `hidden`, `cell` [R, units]; of a running sum, `sum` [R, D], and of one that fades `time` [R, 1].
+ - recurrence: `hidden`, `cell` [R, units]; of a running sum, `sum` [R, D].
 """
 
 from __future__ import annotations
@@ -77,45 +77,17 @@ def running_sum(
     module: nn.Module, given: Float[Array, "batch length d"], segment_ids: Int[Array, "batch length"]
 ) -> Float[Array, "batch length d"]:
     """The sum of `given` up to each position, begun anew with each segment; `module` keeps it as `sum` [R, D]."""
-    return _recurrent(module, given, jnp.ones(segment_ids.shape, given.dtype), segment_ids)
-
-
-def fading_sum(
-    module: nn.Module,
-    given: Float[Array, "batch length d"],
-    rates: Float[Array, " k"],
-    times: Float[Array, "batch length"],
-    segment_ids: Int[Array, "batch length"],
-) -> Float[Array, "batch length kd"]:
-    """As `running_sum`, k times, of what fades with time: by exp(-rate x time passed); rate 0 does not fade.
-
-    times: of each position, not falling within a segment; `module` also keeps the newest as `time` [R, 1].
-    """
-    times = times[..., None].astype(given.dtype)
-    if module.has_variable(MEMORY, "time"):
-        passed = times - module.get_variable(MEMORY, "time")[:, None]
-        module.put_variable(MEMORY, "time", times[:, 0])
-    else:
-        passed = jnp.diff(times, axis=1, prepend=times[:, :1])
-        if module.is_mutable_collection(KEPT):
-            module.sow(KEPT, "time", times)
-    # Where a segment begins, and in padding, the times fall.
-    keeps = jnp.exp(-rates * jnp.maximum(passed, 0.0))
-    return _recurrent(module, jnp.broadcast_to(given[:, :, None], (*keeps.shape, given.shape[-1])), keeps, segment_ids)
-
-
-def _recurrent(module: nn.Module, given: Array, keeps: Array, segment_ids: Array) -> Float[Array, "batch length n"]:
-    """sum[t] = keeps[t] x sum[t - 1] + given[t], in each segment; keeps lacks the last axis of given."""
-    flat = (*given.shape[:2], -1)
-    keeps = keeps[..., None]
     if module.has_variable(MEMORY, "sum"):
-        before = module.get_variable(MEMORY, "sum").reshape(given[:, :1].shape)
-        total = (given + keeps * before).reshape(flat)
+        total = given + module.get_variable(MEMORY, "sum")[:, None]
         module.put_variable(MEMORY, "sum", total[:, 0])
         return total
     starts = jnp.ones_like(segment_ids, bool).at[:, 1:].set(segment_ids[:, 1:] != segment_ids[:, :-1])
-    keeps = jnp.where(starts.reshape(*starts.shape, *[1] * (keeps.ndim - 2)), 0.0, keeps)
-    _, total = lax.associative_scan(lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (keeps, given), axis=1)
+    total, _ = lax.associative_scan(_joined, (given, starts[..., None]), axis=1)
     if module.is_mutable_collection(KEPT):
-        module.sow(KEPT, "sum", total.reshape(flat))
-    return total.reshape(flat)
+        module.sow(KEPT, "sum", total)
+    return total
+
+
+def _joined(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Sums that begin anew where the second of a pair is True."""
+    return jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1]

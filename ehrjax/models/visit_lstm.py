@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ehrjax.core import visits
 from ehrjax.core.layers import Dense, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
 from ehrjax.models import settings
@@ -89,12 +90,12 @@ class Model(nn.Module):
         keys = [None] * (config.num_layers + 1) if key is None else jax.random.split(key, config.num_layers + 1)
         codes, table = Embeddings(config, name="embeddings")(batch)
         codes = constrain_batch(codes.astype(self.policy.residual))
-        segments, number, starts = _visits(batch["segment_ids"], batch["visit_ids"])
+        number, starts, segments = jax.vmap(visits.of_row)(batch["segment_ids"], batch["visit_ids"])
         x = VisitEncoder(config.encoder, self.policy, name="visits")(codes, number, starts)
         if config.visit_dim is not None:
             x = Dense(config.visit_dim, self.policy, name="visit")(x)
         x = dropout(x, config.dropout, keys[-1])
-        begins, ends = _edges(segments)
+        begins, ends = jax.vmap(visits.edges)(segments)
         # A row has a visit for every few tokens; the recurrence leaves out the places behind its last one.
         used = jnp.arange(number.shape[1]) <= number[:, -1].max()
         if config.time_features:
@@ -126,7 +127,7 @@ class VisitEncoder(nn.Module):
         starts: Bool[Array, "batch length"],
     ) -> Float[Array, "batch length e"]:
         length, width = codes.shape[1:]
-        total = jax.vmap(lambda x, n: jax.ops.segment_sum(x, n, num_segments=length))
+        total = jax.vmap(visits.total)
         if self.kind == "lstm":
             states = Recurrence(width, self.policy, name="codes")(codes, starts)
             last = jnp.concatenate([starts[:, 1:], jnp.ones_like(starts[:, :1])], axis=1)
@@ -147,29 +148,9 @@ class VisitEncoder(nn.Module):
         return total(codes * share[..., None].astype(codes.dtype), number)
 
 
-def _visits(segment_ids: Array, visit_ids: Array) -> tuple[Array, Array, Array]:
-    """The segment of each visit of a row, the visit of each token, both [B, L] int32, and where visits start."""
-    new = (segment_ids[:, 1:] != segment_ids[:, :-1]) | (visit_ids[:, 1:] != visit_ids[:, :-1])
-    starts = jnp.concatenate([jnp.ones_like(new[:, :1]), new], axis=1)
-    number = jnp.cumsum(starts, axis=1) - 1
-    length = segment_ids.shape[1]
-    segments = jax.vmap(lambda s, n: jax.ops.segment_max(s, n, num_segments=length))(segment_ids, number)
-    return jnp.maximum(segments, 0), number, starts
-
-
-def _edges(segments: Array) -> tuple[Array, Array]:
-    """Which visits are the first, and the last, of their segments, [B, L] bool."""
-    change = segments[:, 1:] != segments[:, :-1]
-    edge = jnp.ones((len(segments), 1), bool)
-    return jnp.concatenate([edge, change], axis=1), jnp.concatenate([change, edge], axis=1)
-
-
 def _time_features(times: Array, number: Array, begins: Array) -> Float[Array, "batch length 2"]:
     """log(1 + days) since the visit before (0 for the first of a segment) and since the segment's first visit."""
-    length = times.shape[1]
-    # A visit's time is that of its first token: a separator behind a visit has the time of the next one.
-    first = jax.vmap(lambda t, n: jax.ops.segment_min(t, n, num_segments=length))(times, number)
-    days = jnp.maximum(first, 0).astype(jnp.float32) / _MINUTES_PER_DAY
+    days = jnp.maximum(jax.vmap(visits.begins)(times, number), 0).astype(jnp.float32) / _MINUTES_PER_DAY
     before = jnp.concatenate([jnp.zeros_like(days[:, :1]), days[:, :-1]], axis=1)
     gap = jnp.where(begins, 0.0, jnp.maximum(days - before, 0.0))
     return jnp.stack([jnp.log1p(gap), jnp.log1p(days)], axis=-1)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ehrjax.core.precision import FP32, Policy
+from ehrjax.core.visits import last_codes, of_row
 from ehrjax.objectives import next_token
 from ehrjax.objectives.cross_entropy import HeadApply
-from ehrjax.objectives.visits import last_codes
 
 NAME = "next_visit"
 FIELDS = ("tokens", "segment_ids", "visit_ids", "ends")
@@ -131,10 +131,9 @@ def _told_at(
     ends: Int[Array, " windows"],
 ) -> Int[Array, " length"]:
     """The position that tells each code of a row: the last code of the visit before; -1 for other tokens."""
-    length = len(tokens)
     code = (tokens >= num_specials) & (segments > 0)
-    number, last = last_codes(code, segments, visits)
-    whose = jax.ops.segment_max(segments, number, num_segments=length)
+    number, _, whose = of_row(segments, visits)
+    last = last_codes(code, number)
     before = jnp.where(number > 0, last[number - 1], -1)
     same = whose[number - 1] == segments
     newest = jax.ops.segment_max(number, segments, num_segments=len(ends) + 1)[segments]

@@ -24,9 +24,9 @@ from ehrjax.core import rng
 from ehrjax.core.errors import InputError
 from ehrjax.core.layers import Dense
 from ehrjax.core.precision import FP32, Policy, contract
+from ehrjax.core.visits import last_codes, of_row
 from ehrjax.objectives import observation
 from ehrjax.objectives.cross_entropy import HeadApply
-from ehrjax.objectives.visits import last_codes
 
 NAME = "time_to_events"
 FIELDS = ("tokens", "segment_ids", "visit_ids", "times", "ages", "days", "anchors", "ends")
@@ -136,7 +136,8 @@ class Objective:
         """
         segments = batch["segment_ids"]
         code = (batch["tokens"] >= self.num_specials) & (segments > 0)
-        number, ends = jax.vmap(last_codes)(code, segments, batch["visit_ids"])
+        number = jax.vmap(of_row)(segments, batch["visit_ids"]).number
+        ends = jax.vmap(last_codes)(code, number)
         last = code & (jnp.take_along_axis(ends, number, axis=1) == jnp.arange(segments.shape[1]))
         anchors = jnp.maximum(batch["anchors"], 0)
         silences = jnp.maximum(observation.silences(self.config, batch), 0)

@@ -24,7 +24,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "sinusoids over times": dict(name="decoder", over="times", **SMALL),
     "bag": dict(name="decoder", over="ages", unit_days=365.25, bag=True, **SMALL),
     "log-linear bag": dict(name="bag", groups=("^([A-Z]+)//",)),
-    "fading": dict(name="fading", embedding_dim=32, hidden_dim=32, num_layers=1, dropout=0.0),
     "lstm": dict(name="lstm", embedding_dim=16, hidden_dim=24, num_layers=2, dropout=0.0),
 }
 FAR = np.iinfo(np.int32).max
