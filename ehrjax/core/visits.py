@@ -1,7 +1,7 @@
 """The visits of a packed row: which one each token belongs to, and what stands in each.
 
-Entry n is the row's n-th visit. A row has as many entries as places; those behind its last visit have segment 0 and mean nothing. All functions take one
-row; `jax.vmap` takes them over a batch.
+Entry n is the row's n-th visit. A row has as many entries as places; those behind its last visit have segment 0 and
+mean nothing. All functions take one row; `jax.vmap` takes them over a batch.
 """
 
 from __future__ import annotations
