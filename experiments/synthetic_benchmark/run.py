@@ -3,10 +3,10 @@
     python experiments/synthetic_benchmark/run.py [--work=DIR] [--output=FILE.json]
     python experiments/synthetic_benchmark/run.py --smoke       # five minutes, to see that all of it runs
 
-BEHRT (masked codes), GPT-2 and an LSTM (next token) and a visit LSTM (times until codes come) are pretrained on the
-patients of train and fine-tuned on three tasks at once, for three seeds; GPT-2 is also asked without fine-tuning, by
-sampled futures. The true probability of every label is known, so the report says how much of the gap between counts and
-the best possible each closes. A step that is finished in --work is not done again.
+BEHRT (masked codes), GPT-2 and an LSTM (next token), a visit LSTM and fading sums over visits (times until codes come)
+are pretrained on the patients of train and fine-tuned on three tasks at once, for three seeds; GPT-2 is also asked
+without fine-tuning, by sampled futures. The true probability of every label is known, so the report says how much of
+the gap between counts and the best possible each closes. A step that is finished in --work is not done again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 TASKS = ("readmission_30d", "new_diabetes_1y", "death_1y")
-MODELS = ("behrt", "gpt2", "lstm", "visit_lstm")
-LABELS = {"behrt": "BEHRT", "gpt2": "GPT-2", "lstm": "LSTM", "visit_lstm": "visit LSTM"}
+MODELS = ("behrt", "gpt2", "lstm", "visit_lstm", "fading")
+LABELS = {"behrt": "BEHRT", "gpt2": "GPT-2", "lstm": "LSTM", "visit_lstm": "visit LSTM", "fading": "fading sums"}
 # What happens in a sampled future, and until when.
 EVENTS = {
     "readmission_30d": "ENCOUNTER//INPATIENT@30d",
@@ -39,17 +39,31 @@ SIZE = {
     "visit_lstm": (
         "num_layers=1", "hidden_dim=192", "visit_dim=192", "embedding_dim=128", "dropout=0.1", "encoder=sum",
     ),
+    "fading": ("num_layers=1", "hidden_dim=64", "embedding_dim=32", "dropout=0.1"),
 }  # fmt: skip
-CONFIG = {"behrt": "behrt.py", "gpt2": "gpt2.py", "lstm": "lstm.py", "visit_lstm": "time_to_events.py:visit_lstm"}
+CONFIG = {
+    "behrt": "behrt.py", "gpt2": "gpt2.py", "lstm": "lstm.py", "visit_lstm": "time_to_events.py:visit_lstm",
+    "fading": "time_to_events.py:fading",
+}  # fmt: skip
 # Steps of pretraining and of fine-tuning, and the rate of the first: a visit LSTM does three times as many a minute.
-STEPS = {"behrt": (400, 500), "gpt2": (600, 1200), "lstm": (400, 500), "visit_lstm": (5000, 2500)}
-RATE = {"behrt": 1.5e-3, "gpt2": 1.5e-3, "lstm": 1.5e-3, "visit_lstm": 3e-3}
+STEPS = {
+    "behrt": (400, 500),
+    "gpt2": (600, 1200),
+    "lstm": (400, 500),
+    "visit_lstm": (5000, 2500),
+    "fading": (800, 3000),
+}
+RATE = {"behrt": 1.5e-3, "gpt2": 1.5e-3, "lstm": 1.5e-3, "visit_lstm": 3e-3, "fading": 3e-3}
+# Rows of a batch and places of a row. Only sums cost the same however long a history is.
+ROWS = {"behrt": (16, 512), "gpt2": (16, 512), "lstm": (16, 512), "visit_lstm": (16, 512), "fading": (4, 2048)}
+TIMES = (
+    "--config.objective.codes=('ENCOUNTER//','ICD10CM//','RXNORM//','MEDS_DEATH')",
+    "--config.objective.observed_until=2024-12-27",  # the hospital's last day of data
+)
 PRETRAINING = {
     "behrt": ("--config.objective.tied=True",),
-    "visit_lstm": (
-        "--config.objective.codes=('ENCOUNTER//','ICD10CM//','RXNORM//','MEDS_DEATH')",
-        "--config.objective.observed_until=2024-12-27",  # the hospital's last day of data
-    ),
+    "visit_lstm": TIMES,
+    "fading": (*TIMES, "--config.objective.visits=256"),
 }
 
 
@@ -83,7 +97,7 @@ def label_folder(work: Path, task: str) -> Path:
 
 def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
     """A model that knows the records of train, and no label."""
-    folder, steps = work / f"{model}-pretrained-{seed}", steps_of(model, args)[0]
+    folder, steps, (rows, places) = work / f"{model}-pretrained-{seed}", steps_of(model, args)[0], ROWS[model]
     verb(
         "ehrjax.train",
         f"--config=configs/{CONFIG[model]}",
@@ -92,7 +106,9 @@ def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> P
         *(f"--config.model.{setting}" for setting in SIZE[model]),
         *PRETRAINING.get(model, ()),
         f"--config.num_steps={steps}",
-        "--config.batch_size=16",
+        f"--config.batch_size={rows}",
+        f"--config.data.context_length={places}",
+        f"--config.data.max_segments={places // 32}",
         f"--config.optimizer.learning_rate={RATE[model]}",
         f"--config.schedule.warmup_steps={min(100, steps // 4)}",
         f"--config.eval_every={steps // 4}",
@@ -106,7 +122,7 @@ def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> P
 
 def finetuned(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
     """The model, trained on all tasks at once; it keeps what was best on tuning."""
-    folder, steps = work / f"{model}-finetuned-{seed}", steps_of(model, args)[1]
+    folder, steps, (rows, places) = work / f"{model}-finetuned-{seed}", steps_of(model, args)[1], ROWS[model]
     verb(
         "ehrjax.train",
         "--config=configs/finetune.py",
@@ -115,8 +131,8 @@ def finetuned(work: Path, model: str, seed: int, args: argparse.Namespace) -> Pa
         f"--workdir={folder}",
         "--config.num_epochs=0",
         f"--config.num_steps={steps}",
-        "--config.batch_size=16",
-        "--config.data.max_segments=24",
+        f"--config.batch_size={rows}",
+        f"--config.data.max_segments={places // 21}",
         "--config.optimizer.learning_rate=7e-4",
         "--config.optimizer.weight_decay=0.1",
         f"--config.schedule.warmup_steps={min(50, steps // 4)}",
