@@ -46,7 +46,7 @@ def cases() -> Iterator[tuple[str, bool, str]]:
 def sees(name: str, bidirectional: bool) -> str:
     if bidirectional or name in ("behrt", "bert", "cehr_bert"):
         return "everything"
-    return "its visit" if name == "visit_lstm" else "the past"
+    return "its visit" if name in ("visit_lstm", "fading") else "the past"
 
 
 def config(name: str, bidirectional: bool, objective: str) -> dict:
