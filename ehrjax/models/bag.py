@@ -60,12 +60,13 @@ def config_from(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def of_tokens(values: Mapping[str, Any], strings: Sequence[str], num_specials: int) -> dict[str, Any]:
+def of_tokens(values: Mapping[str, Any], vocabulary: Any) -> dict[str, Any]:
     """The settings with `group_ids` from `groups` and the vocabulary's strings.
 
     Raises:
       InputError: a pattern is none, has not one group, or no token has it.
     """
+    strings, num_specials = vocabulary.strings, vocabulary.num_specials
     found = []
     for pattern in values.get("groups", ()):
         try:

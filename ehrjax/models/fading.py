@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import NormalDist
@@ -38,8 +37,6 @@ vocab_size_key = "vocab_size"
 """The field of Config that the size of the vocabulary goes into."""
 
 _MINUTES_PER_DAY = 1440.0
-# A bin of a value: its code, and its number from 1.
-_BIN = re.compile(r"(.+)//Q([1-9]\d*)")
 # Parts of a row's places, of which the smallest that is enough for its visits is computed.
 _PARTS = (16, 8, 4, 2, 1)
 
@@ -79,17 +76,19 @@ def config_from(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def of_tokens(values: Mapping[str, Any], strings: Sequence[str], num_specials: int) -> dict[str, Any]:
-    """The settings with what they need of the vocabulary's strings."""
-    found = [_BIN.fullmatch(string) for string in strings]
+def of_tokens(values: Mapping[str, Any], vocabulary: Any) -> dict[str, Any]:
+    """The settings with what they need of the vocabulary."""
+    # Which tokens are bins the table says; a string may only look so (ICD10CM//Q90 is no bin).
+    tokens = list(zip(vocabulary.table["code"], vocabulary.table["bin"]))
     bins: dict[str, int] = {}
-    for match in filter(None, found):
-        bins[match[1]] = max(bins.get(match[1], 0), int(match[2]))
-    numbers = {code: number for number, code in enumerate(sorted(bins))}
+    for code, number in tokens:
+        if number is not None:
+            bins[code] = max(bins.get(code, 0), number)
+    numbers = {code: i for i, code in enumerate(sorted(bins))}
     middle = NormalDist().inv_cdf
-    groups = tuple(numbers[match[1]] if match else -1 for match in found)
-    scores = tuple(middle((int(match[2]) - 0.5) / bins[match[1]]) if match else 0.0 for match in found)
-    return {**values, "num_specials": num_specials, "bin_groups": groups, "bin_scores": scores}
+    groups = tuple(-1 if number is None else numbers[code] for code, number in tokens)
+    scores = tuple(0.0 if number is None else middle((number - 0.5) / bins[code]) for code, number in tokens)
+    return {**values, "num_specials": vocabulary.num_specials, "bin_groups": groups, "bin_scores": scores}
 
 
 def check(config: Config, context_length: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -70,17 +70,17 @@ class Config(observation.Config, _Settings):
     __doc__ = f"{_Settings.__doc__}\n    And until when everybody was observed (observation.py)."
 
 
-def of_tokens(settings: Mapping[str, Any], strings: Sequence[str], num_specials: int) -> dict[str, Any]:
+def of_tokens(settings: Mapping[str, Any], vocabulary: Any) -> dict[str, Any]:
     """The settings with `ids` of the tokens that `codes` name.
 
     Args:
       settings: the objective's section of a config.
-      strings: of the vocabulary's tokens.
-      num_specials: ids below are no codes.
+      vocabulary: the tokens' strings, and below which id they are no codes.
 
     Raises:
       InputError: a pattern is none, or no token has it.
     """
+    strings, num_specials = vocabulary.strings, vocabulary.num_specials
     chosen: set[int] = set()
     for pattern in settings.get("codes", ()):
         try:

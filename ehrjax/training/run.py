@@ -94,7 +94,7 @@ def build(config: Mapping[str, Any], vocabulary: vocabularies.Vocabulary) -> Par
     policy = precision.policy(config["precision"])
     for section, module in (("model", model_module), ("objective", objective_module)):
         if hasattr(module, "of_tokens"):
-            sections[section] = module.of_tokens(sections[section], vocabulary.strings, vocabulary.num_specials)
+            sections[section] = module.of_tokens(sections[section], vocabulary)
     model_config = model_module.config_from({**sections["model"], model_module.vocab_size_key: len(vocabulary)})
     check_pair(model_module, objective_module, model_config)
     model_module.check(model_config, config["data"]["context_length"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def test_features_are_those_of_plain_python(rows):
 
 def test_groups_are_tokens_that_have_the_same_part():
     strings = ["[PAD]", "[UNK]", "DX//A10", "DX//A11", "DX//B20", "SEX//F"]
-    told = bag.of_tokens({"groups": ("DX//([A-Z][0-9])", "(DX)//")}, strings, 2)
+    told = bag.of_tokens({"groups": ("DX//([A-Z][0-9])", "(DX)//")}, SimpleNamespace(strings=strings, num_specials=2))
     assert told["group_ids"] == ((-1, -1, 0, 0, 1, -1), (-1, -1, 0, 0, 0, -1))
 
 
@@ -80,7 +81,7 @@ def test_groups_are_tokens_that_have_the_same_part():
 )
 def test_bad_groups_are_refused(pattern, message):
     with pytest.raises(InputError, match=message):
-        bag.of_tokens({"groups": (pattern,)}, ["[PAD]", "DX//A10", "DX//B20"], 1)
+        bag.of_tokens({"groups": (pattern,)}, SimpleNamespace(strings=["[PAD]", "DX//A10", "DX//B20"], num_specials=1))
 
 
 def test_knots_rise():

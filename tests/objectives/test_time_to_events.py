@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -175,12 +176,13 @@ def test_rates_are_learnt_and_a_run_has_no_logits(tmp_path, toy_tokens):
 
 def test_codes_are_named_by_what_tokens_begin_with():
     strings = ["[PAD]", "[MASK]", "ICD//E11.9", "ICD//I10", "LAB//1//Q1", "LAB//1//Q2"]
+    vocabulary = SimpleNamespace(strings=strings, num_specials=2)
     settings = {"codes": ("ICD//E11", "LAB//"), "rank": 3}
-    assert time_to_events.of_tokens(settings, strings, 2) == {**settings, "ids": (2, 4, 5)}
-    assert time_to_events.of_tokens({}, strings, 2)["ids"] == ()
+    assert time_to_events.of_tokens(settings, vocabulary) == {**settings, "ids": (2, 4, 5)}
+    assert time_to_events.of_tokens({}, vocabulary)["ids"] == ()
     for pattern, message in (("(", "no regular expression"), ("E11", "no token"), ("\\[PAD", "no token")):
         with pytest.raises(InputError, match=message):
-            time_to_events.of_tokens({"codes": (pattern,)}, strings, 2)
+            time_to_events.of_tokens({"codes": (pattern,)}, vocabulary)
 
 
 @pytest.mark.parametrize(
