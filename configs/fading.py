@@ -22,6 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     own = Config(vocab_size=1)
     config.model = ConfigDict(dict(name="fading", embedding_dim=64, hidden_dim=128, num_layers=1, dropout=0.1))
     config.model.half_lives_days = own.half_lives_days
+    config.model.num_means = own.num_means
     config.model.age_knots = own.age_knots
     config.model.gelu = "tanh"
     config.objective = ConfigDict(dict(name="next_visit", tied=False, use_bias=True))

@@ -38,6 +38,8 @@ def get_config(arg: str = "decoder") -> ConfigDict:
     own = runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))
     config = own["get_config"](MODELS[name][smoke])
     config.objective = ConfigDict(dict(name="time_to_events", edges_days=EDGES_DAYS, codes=(), rank=64, visits=64))
+    config.objective.groups = ""  # what tokens share in front that are asked for as one
+    config.objective.firsts = ()  # tokens asked for only until they have come
     config.objective.observed_until_age = 0.0  # years, where the data end at an age
     config.objective.observed_until = ""  # a date, where they end at a date
     return config

@@ -200,7 +200,7 @@ def vocabulary_of(source: Source, counts: np.ndarray) -> Vocabulary:
     rows = [(i, name, 0, "special", None, None, None, None, None) for i, name in enumerate(SPECIALS)]
     for token, string in zip(source.final, source.strings):
         if token >= len(SPECIALS):
-            family = string.split(meds.SEPARATOR, 1)[0]
+            family = meds.family(string)
             rows.append((int(token), string, int(counts[token]), family, string, None, None, None, None))
     return Vocabulary(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from ehrjax.ingest.meds import BIRTH, DEATH, SEPARATOR, VISIT_COLUMN
+from ehrjax.core.codes import SEPARATOR
+from ehrjax.ingest.meds import BIRTH, DEATH, VISIT_COLUMN
 from ehrjax.ingest.raw_csv import end_of_day
 from ehrjax.ingest.raw_tables import OUT_OF_RANGE, UNKNOWN, VISIT_FROM, Event, Table
 

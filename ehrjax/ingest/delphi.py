@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 
 from ehrjax.core import files
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.core.errors import InputError
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress
-from ehrjax.ingest.meds import BIRTH, DEATH, SEPARATOR, TRAIN, TUNING
+from ehrjax.ingest.meds import BIRTH, DEATH, TRAIN, TUNING
 from ehrjax.ingest.raw_csv import ROW
 from ehrjax.ingest.raw_tables import Event, Table
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import polars as pl
 
 from ehrjax.core import files
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import raw_files
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress, text_bytes
-from ehrjax.ingest.meds import BIRTH, DEATH, HELD_OUT, SEPARATOR, TRAIN, TUNING, VISIT_COLUMN
+from ehrjax.ingest.meds import BIRTH, DEATH, HELD_OUT, TRAIN, TUNING, VISIT_COLUMN
 from ehrjax.ingest.omop_concepts import Concepts
 from ehrjax.ingest.omop_tables import FAMILIES, WITH_UNIT
 from ehrjax.ingest.raw_csv import Kind

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ehrjax.ingest.meds import BIRTH, SEPARATOR, SPLITS, TRAIN, VISIT_COLUMN, MedsDataset
+from ehrjax.core.codes import SEPARATOR
+from ehrjax.ingest.meds import BIRTH, SPLITS, TRAIN, VISIT_COLUMN, MedsDataset
 
 CHUNK_EVENTS = 1_000_000
 MEASURED = 12

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehrjax.core import files
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.core.errors import InputError
 
 MEDS_VERSION = "0.4.1"
@@ -26,8 +27,6 @@ DEATH = "MEDS_DEATH"
 TRAIN, TUNING, HELD_OUT = SPLITS = ("train", "tuning", "held_out")
 # The column by which ehrjax readers say which hospital stay an event belongs to (an allowed MEDS extension).
 VISIT_COLUMN = "visit_id"
-# Codes are `FAMILY//rest`; the family is what reports group by.
-SEPARATOR = "//"
 
 # (file, first row group, one past the last) of each part.
 Chunk = tuple[tuple[Path, int, int], ...]
@@ -44,7 +43,7 @@ OPTIONAL_COLUMNS = ("numeric_value", "text_value", VISIT_COLUMN)
 
 
 def family(code: str) -> str:
-    """The family of a code: what stands before the first `//`.
+    """The family of a code, by which reports group: what stands before the first `//`.
 
     >>> family("LAB//50912//mg/dL")
     'LAB'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrjax.ingest.meds import SEPARATOR
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.ingest.raw_csv import Kind
 from ehrjax.ingest.raw_files import find_table, read_batches
 from ehrjax.ingest.raw_tables import UNKNOWN

@@ -11,11 +11,11 @@ from pathlib import Path
 import polars as pl
 
 from ehrjax.core import files
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.ingest import mimic_codes as codes
 from ehrjax.ingest import mimic_iii_tables as mimic
 from ehrjax.ingest import raw_files
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress, text_bytes
-from ehrjax.ingest.meds import SEPARATOR
 from ehrjax.ingest.mimic_common import spill
 
 # Older than 89: de-identification moved the birth 300 years before the first admission.

@@ -17,11 +17,12 @@ from pathlib import Path
 import polars as pl
 
 from ehrjax.core import files
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import omop_tables as omop
 from ehrjax.ingest import raw_files
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress, text_bytes
-from ehrjax.ingest.meds import BIRTH, DEATH, SEPARATOR, VISIT_COLUMN
+from ehrjax.ingest.meds import BIRTH, DEATH, VISIT_COLUMN
 from ehrjax.ingest.omop_concepts import NO_CONCEPT, TABLES, WELL_KNOWN, Concepts
 from ehrjax.ingest.raw_csv import ROW
 from ehrjax.ingest.raw_tables import UNKNOWN, VISIT_FROM, KeyIndex, not_before, words

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.ingest import raw_files
-from ehrjax.ingest.meds import SEPARATOR
 from ehrjax.ingest.raw_csv import Kind
 from ehrjax.ingest.raw_tables import KeyIndex, Table, columns_of, words
 

@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ehrjax.ingest.meds import EVENT_SCHEMA, SEPARATOR, VISIT_COLUMN
+from ehrjax.core.codes import SEPARATOR
+from ehrjax.ingest.meds import EVENT_SCHEMA, VISIT_COLUMN
 from ehrjax.ingest.raw_csv import ROW, Kind
 
 UNKNOWN = "UNK"

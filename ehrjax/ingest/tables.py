@@ -15,11 +15,12 @@ from pathlib import Path
 import polars as pl
 
 from ehrjax.core import files
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import raw_csv, raw_files, raw_parquet
 from ehrjax.ingest import table_mapping as mapping
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress, text_bytes
-from ehrjax.ingest.meds import BIRTH, DEATH, SEPARATOR, VISIT_COLUMN
+from ehrjax.ingest.meds import BIRTH, DEATH, VISIT_COLUMN
 from ehrjax.ingest.raw_csv import ROW, Kind, end_of_day
 from ehrjax.ingest.raw_tables import UNKNOWN, VISIT_FROM, Event, Table, not_before
 from ehrjax.ingest.subject_ids import TextIds

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.core.errors import InputError
-from ehrjax.ingest.meds import DEATH, SEPARATOR
+from ehrjax.ingest.meds import DEATH
 from ehrjax.ingest.raw_csv import Kind
 from ehrjax.ingest.raw_tables import UNKNOWN, Event, Table, code, or_unknown, words
 

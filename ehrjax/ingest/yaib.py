@@ -15,11 +15,12 @@ from pathlib import Path
 import polars as pl
 
 from ehrjax.core import files
+from ehrjax.core.codes import SEPARATOR
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import parquet_pieces
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress
 from ehrjax.ingest.label_files import LabelFile, check_task
-from ehrjax.ingest.meds import BIRTH, SEPARATOR, VISIT_COLUMN
+from ehrjax.ingest.meds import BIRTH, VISIT_COLUMN
 from ehrjax.ingest.parquet_pieces import numbers, pieces, whole_numbers
 from ehrjax.ingest.raw_tables import VISIT_FROM, Event, KeyIndex, Table, code, words
 

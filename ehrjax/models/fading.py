@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import NormalDist
 from typing import Any
 
 import flax.linen as nn
@@ -23,13 +23,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ehrjax.core import visits
+from ehrjax.core.codes import prefixes
 from ehrjax.core.errors import InputError
 from ehrjax.core.layers import Dense, LayerNorm, Table, activate, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
 from ehrjax.models import settings
 from ehrjax.models.bag import NEAR, between
 
-FIELDS = ("tokens", "segment_ids", "visit_ids", "times", "ages")
+FIELDS = ("tokens", "segment_ids", "visit_ids", "times", "ages", "values")
 """The fields of a batch that the model reads."""
 SEES_FUTURE = "visit"
 """A token's hidden state is its visit's, which depends on the visit's later tokens."""
@@ -37,18 +38,24 @@ vocab_size_key = "vocab_size"
 """The field of Config that the size of the vocabulary goes into."""
 
 _MINUTES_PER_DAY = 1440.0
+# Shares of a code's values that the lowest and the highest stand for at least.
+_LEAST = 0.005
+# A mean counts as if so many values of 0 stood beside those it is of: where all have faded it is 0.
+_DOUBT = 0.1
 # Parts of a row's places, of which the smallest that is enough for its visits is computed.
 _PARTS = (16, 8, 4, 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What defines one. half_lives_days: rising; beside these stands a sum that does not fade. num_layers: residual
+    """What defines one. half_lives_days: rising; beside these stands a sum that does not fade. num_means: of how many
+    codes with values, the commonest, the fading means of the values are seen beside the sums. num_layers: residual
     MLPs, twice as wide inside, on the linear map of the sums. age_knots: as the bag's.
 
-    Of the vocabulary: num_specials: ids below are no codes, and are not seen. bin_groups: for each token the number of
-    the code whose bin it is, -1 for none. bin_scores: for each token where the middle of its bin stands in a standard
-    normal distribution.
+    Of the vocabulary: num_specials: ids below are no codes, and are not seen. above: for each token the numbers of the
+    shorter codes that its code begins with, and of the code whose bin it is. bins: for each token of a value the number
+    of its code, the commonest first, and where its bin begins and ends: as a share of the code's values, and in their
+    unit; empty for others.
     """
 
     vocab_size: int
@@ -56,12 +63,13 @@ class Config:
     hidden_dim: int = 128
     num_layers: int = 1
     half_lives_days: tuple[float, ...] = (7.0, 30.0, 180.0, 730.0)
+    num_means: int = 64
     age_knots: tuple[float, ...] = tuple(float(year) for year in range(0, 101, 10))
     dropout: float = 0.1
     gelu: str = "tanh"
     num_specials: int = 0
-    bin_groups: tuple[int, ...] = ()
-    bin_scores: tuple[float, ...] = ()
+    above: tuple[tuple[int, ...], ...] = ()
+    bins: tuple[tuple[float, ...], ...] = ()
 
 
 _CHOICES = {"gelu": ("tanh", "erf")}
@@ -79,16 +87,28 @@ def config_from(values: Mapping[str, Any]) -> Config:
 def of_tokens(values: Mapping[str, Any], vocabulary: Any) -> dict[str, Any]:
     """The settings with what they need of the vocabulary."""
     # Which tokens are bins the table says; a string may only look so (ICD10CM//Q90 is no bin).
-    tokens = list(zip(vocabulary.table["code"], vocabulary.table["bin"]))
-    bins: dict[str, int] = {}
-    for code, number in tokens:
+    columns = ("code", "bin", "low", "high", "count")
+    tokens = list(zip(*(vocabulary.table[column] for column in columns)))
+    most: dict[str, int] = {}
+    met: Counter[str] = Counter()
+    for code, number, _, _, count in tokens:
         if number is not None:
-            bins[code] = max(bins.get(code, 0), number)
-    numbers = {code: i for i, code in enumerate(sorted(bins))}
-    middle = NormalDist().inv_cdf
-    groups = tuple(-1 if number is None else numbers[code] for code, number in tokens)
-    scores = tuple(0.0 if number is None else middle((number - 0.5) / bins[code]) for code, number in tokens)
-    return {**values, "num_specials": vocabulary.num_specials, "bin_groups": groups, "bin_scores": scores}
+            most[code] = max(most.get(code, 0), number)
+            met[code] += count
+    numbers = {code: i for i, code in enumerate(sorted(most, key=lambda code: (-met[code], code)))}
+    bins: list[tuple[float, ...]] = []
+    shorter: list[list[str]] = []
+    for i, (code, number, low, high, _) in enumerate(tokens):
+        known = [] if i < vocabulary.num_specials else prefixes(code)
+        if number is None:
+            bins.append(())
+            shorter.append(known)
+        else:
+            bins.append((numbers[code], (number - 1) / most[code], number / most[code], low or 0.0, high or 0.0))
+            shorter.append([code, *known])
+    places = {code: i for i, code in enumerate(dict.fromkeys(code for codes in shorter for code in codes))}
+    above = tuple(tuple(places[code] for code in codes) for codes in shorter)
+    return {**values, "num_specials": vocabulary.num_specials, "above": above, "bins": tuple(bins)}
 
 
 def check(config: Config, context_length: int) -> None:
@@ -111,15 +131,19 @@ class Model(nn.Module):
         config = self.config
         key = None if deterministic else self.make_rng("dropout")
         keys = (None, None) if key is None else jax.random.split(key)
-        vectors, table = Embeddings(config, name="embeddings")(batch)
+        own, scores = measured(config, batch)
+        vectors, table = Embeddings(config, name="embeddings")(batch["tokens"], own, scores)
         code = batch["tokens"] >= config.num_specials
+        means = jax.nn.one_hot(own, min(config.num_means, number_of_codes(config)))
+        given = [vectors, means * scores[..., None], means]
+        wide = [x.shape[-1] for x in given]
         # Whole tokens, for all visits that see them.
-        vectors = vectors * dropout(code.astype(vectors.dtype)[..., None], config.dropout, keys[0])
+        seen = dropout(code.astype(vectors.dtype)[..., None], config.dropout, keys[0])
         there = jax.vmap(visits.of_row)(batch["segment_ids"], batch["visit_ids"])
-        given = constrain_batch(jax.vmap(visits.total)(vectors, there.number))
+        given = constrain_batch(jax.vmap(visits.total)(jnp.concatenate(given, axis=-1) * seen, there.number))
         times, facts = _facts(batch, there, code, config.age_knots)
         network = Network(config, self.policy)
-        width = config.embedding_dim * (len(config.half_lives_days) + 1) + facts.shape[-1]
+        width = (wide[0] + wide[1]) * (len(config.half_lives_days) + 1) + facts.shape[-1]
         weights = self.param("network", lambda key: network.init(key, jnp.zeros((1, width)), None)["params"])
         rates = jnp.asarray([0.0, *(math.log(2) / days for days in config.half_lives_days)], jnp.float32)
         rows, length = there.number.shape
@@ -127,7 +151,9 @@ class Model(nn.Module):
         def of_first(size: int, weights: Any, given: Array, facts: Array, times: Array, segments: Array) -> Array:
             """The hidden states of the first visits of each row, and 0 for the others."""
             sums = fading_sums(given[:, :size], rates, times[:, :size], segments[:, :size])
-            known = jnp.concatenate([jnp.arcsinh(sums.reshape(rows, size, -1)), facts[:, :size]], axis=-1)
+            total, above, count = jnp.split(sums, np.cumsum(wide)[:-1], axis=-1)
+            known = [jnp.arcsinh(total), above / (count + _DOUBT)]
+            known = jnp.concatenate([*(x.reshape(rows, size, -1) for x in known), facts[:, :size]], axis=-1)
             hidden = network.apply({"params": weights}, known, keys[1])
             return jnp.pad(hidden, ((0, 0), (0, length - size), (0, 0)))
 
@@ -158,6 +184,26 @@ def fading_sums(
     keeps = jnp.where(begins[..., None], 0.0, keeps)[..., None]
     given = jnp.broadcast_to(x.astype(jnp.float32)[:, :, None], (*keeps.shape[:3], x.shape[-1]))
     return jax.lax.associative_scan(lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (keeps, given), axis=1)[1]
+
+
+def measured(
+    config: Config, batch: Mapping[str, Array]
+) -> tuple[Int[Array, "batch length"], Float[Array, "batch length"]]:
+    """Of which code with bins each token is, -1 for none, and where its value stands in a standard normal distribution
+    that has the code's quantiles: within the bin by the value itself, or in its middle where that is not told."""
+    if not any(config.bins):
+        return jnp.full(batch["tokens"].shape, -1), jnp.zeros(batch["tokens"].shape)
+    table = np.asarray([told or (-1, 0.0, 1.0, 0.0, 0.0) for told in config.bins], np.float32)
+    own, begins, ends, low, high = jnp.moveaxis(jnp.asarray(table)[batch["tokens"]], -1, 0)
+    part = jnp.clip((batch["values"] - low) / jnp.maximum(high - low, 1e-6), 0.0, 1.0)
+    share = begins + (ends - begins) * jnp.where((high > low) & ~jnp.isnan(part), part, 0.5)
+    scores = jax.scipy.special.ndtri(jnp.clip(share, _LEAST, 1.0 - _LEAST))
+    return own.astype(jnp.int32), jnp.where(own >= 0, scores, 0.0)
+
+
+def number_of_codes(config: Config) -> int:
+    """How many codes have bins."""
+    return 1 + max((int(told[0]) for told in config.bins if told), default=-1)
 
 
 def _facts(
@@ -204,14 +250,22 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, batch: Mapping[str, Array]
+        self, tokens: Int[Array, "batch length"], own: Int[Array, "batch length"], scores: Float[Array, "batch length"]
     ) -> tuple[Float[Array, "batch length e"], Float[Array, "vocabulary e"]]:
+        """own, scores: as `measured` tells. Returns each token's vector, and all codes' without values."""
         config = self.config
         table = Table(config.vocab_size, config.embedding_dim, std=0.1, name="code")()
-        groups = np.asarray(config.bin_groups, np.int32)
-        if (groups >= 0).any():
-            lines = Table(int(groups.max()) + 1, 2 * config.embedding_dim, std=0.1, name="value")()
-            slopes, curves = jnp.split(jnp.where(groups[:, None] >= 0, lines[groups], 0.0), 2, axis=-1)
-            scores = np.asarray(config.bin_scores, np.float32)[:, None]
-            table = table + scores * slopes + (scores**2 - 1.0) * curves
-        return table[batch["tokens"]], table
+        if any(config.above):
+            # The last stands for none.
+            number = max(i for above in config.above for i in above) + 1
+            depth = max(len(above) for above in config.above)
+            above = np.asarray([(*above, *(number,) * (depth - len(above))) for above in config.above])
+            shorter = jnp.pad(Table(number, config.embedding_dim, std=0.1, name="shorter")(), ((0, 1), (0, 0)))
+            table = table + sum(shorter[column] for column in above.T)
+        vectors = table[tokens]
+        if codes := number_of_codes(config):
+            lines = Table(codes, 2 * config.embedding_dim, std=0.1, name="value")()
+            slopes, curves = jnp.split(jnp.where(own[..., None] >= 0, lines[own], 0.0), 2, axis=-1)
+            scores = scores[..., None]
+            vectors = vectors + scores * slopes + (scores**2 - 1.0) * curves
+        return vectors, table

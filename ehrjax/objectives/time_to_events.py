@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,14 +45,21 @@ _RARE = -8.0
 class _Settings:
     """edges_days: ends of the pieces, rising; the first begins at 0, and what comes behind the last is not asked.
 
-    codes: regular expressions of the tokens that are asked for, from their start; none: all. ids: these tokens (set
-    from the vocabulary). rank: numbers that a code's rates hang on in each piece. visits: of a row that are asked in a
-    step, drawn anew each time; chunk_size: visits of all rows that are computed at once.
+    codes: regular expressions of the tokens that are asked for, from their start; none: all. groups: a regular
+    expression; tokens in which it finds the same text, from their start, are asked for as one. firsts: regular
+    expressions of the tokens that are asked for only while nothing of their group has come in the window. Of the
+    vocabulary: ids: the tokens, kinds: the group of each, once: which groups are asked for only once. rank: numbers
+    that a code's rates hang on in each piece. visits: of a row that are asked in a step, drawn anew each time;
+    chunk_size: visits of all rows that are computed at once.
     """
 
     edges_days: tuple[float, ...] = (7.0, 30.0, 90.0, 180.0, 365.0, 730.0, 1825.0)
     codes: tuple[str, ...] = ()
+    groups: str = ""
+    firsts: tuple[str, ...] = ()
     ids: tuple[int, ...] = ()
+    kinds: tuple[int, ...] = ()
+    once: tuple[bool, ...] = ()
     rank: int = 64
     visits: int = 64
     chunk_size: int = 256
@@ -71,26 +78,45 @@ class Config(observation.Config, _Settings):
 
 
 def of_tokens(settings: Mapping[str, Any], vocabulary: Any) -> dict[str, Any]:
-    """The settings with `ids` of the tokens that `codes` name.
+    """The settings with `ids` of the tokens that `codes` name, their `kinds`, and which of these are asked for `once`.
 
     Args:
       settings: the objective's section of a config.
       vocabulary: the tokens' strings, and below which id they are no codes.
 
     Raises:
-      InputError: a pattern is none, or no token has it.
+      InputError: a pattern is none, or no token has it, or some tokens of a group have firsts' and others not.
     """
     strings, num_specials = vocabulary.strings, vocabulary.num_specials
-    chosen: set[int] = set()
-    for pattern in settings.get("codes", ()):
-        try:
-            found = [i for i, string in enumerate(strings) if i >= num_specials and re.match(pattern, string)]
-        except re.error as error:
-            raise InputError(f"objective.codes holds {pattern!r}, which is no regular expression: {error}.") from error
-        if not found and len(strings) > num_specials + 1:  # else it is vocabulary.smallest()
-            raise InputError(f"objective.codes names {pattern!r}, which no token of the vocabulary has.")
-        chosen |= set(found)
-    return {**settings, "ids": tuple(sorted(chosen))}
+
+    def named(name: str, patterns: Sequence[str]) -> set[int]:
+        chosen: set[int] = set()
+        for pattern in patterns:
+            match = _compiled(name, pattern).match
+            found = [i for i, string in enumerate(strings) if i >= num_specials and match(string)]
+            if not found and len(strings) > num_specials + 1:  # else it is vocabulary.smallest()
+                raise InputError(f"objective.{name} holds {pattern!r}, which no token of the vocabulary has.")
+            chosen |= set(found)
+        return chosen
+
+    ids = sorted(named("codes", settings.get("codes", ())) or range(num_specials, len(strings)))
+    group = _compiled("groups", settings.get("groups", ""))
+    names = [found[0] or strings[i] if (found := group.match(strings[i])) else strings[i] for i in ids]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    firsts = named("firsts", settings.get("firsts", ()))
+    once = {name: False for name in numbers} | {name: True for i, name in zip(ids, names) if i in firsts}
+    for i, name in zip(ids, names):
+        if once[name] and i not in firsts:
+            raise InputError(f"objective.firsts names tokens of the group {name!r}, but not {strings[i]!r}.")
+    kinds = tuple(numbers[name] for name in names)
+    return {**settings, "ids": tuple(ids), "kinds": kinds, "once": tuple(once[name] for name in numbers)}
+
+
+def _compiled(name: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"objective.{name} holds {pattern!r}, which is no regular expression: {error}.") from error
 
 
 class RatesHead(nn.Module):
@@ -121,10 +147,12 @@ class Objective:
         """num_specials: ids below are no codes. mask_id: not needed here."""
         self.config, self.num_specials, self.policy = config, num_specials, policy
         ids = config.ids or tuple(range(num_specials, vocab_size))
-        self.codes = max(len(ids), 1)
+        kinds = config.kinds or tuple(range(len(ids)))
+        self.codes = max(kinds, default=0) + 1
+        self._once = np.asarray(config.once or (False,) * self.codes)
         # Which of the codes each token is; the last for one that is none.
         self._slots = np.full(vocab_size, self.codes, np.int32)
-        self._slots[list(ids)] = np.arange(len(ids))
+        self._slots[list(ids)] = kinds
 
     def head(self) -> nn.Module:
         """The head to initialise and apply: `head(hidden [..., D], table) -> log rates [..., J, codes]`."""
@@ -196,19 +224,21 @@ class Objective:
         there = asked >= 0
         states = jnp.take_along_axis(hidden, jnp.maximum(asked, 0)[..., None], axis=1)
         rates = head_apply(head_params, states, None)
-        days, seen = self._days(batch, asked)
+        days, seen, had = self._days(batch, asked)
+        asked_for = ~(self._once & had)
         ends = np.asarray(self.config.edges_days, np.float32)
         starts = np.concatenate([np.zeros(1, np.float32), ends[:-1]])
         spent = jnp.clip(days[:, :, None, :] - starts[:, None], 0.0, (ends - starts)[:, None])
         inside = seen[:, :, None, :] & (days[:, :, None, :] > starts[:, None]) & (days[:, :, None, :] <= ends[:, None])
+        spent, inside = spent * asked_for[:, :, None], inside & asked_for[:, :, None]
         losses = (jnp.exp(rates) * spent - jnp.where(inside, rates, 0.0)).sum((-1, -2))
         return jnp.where(there, losses, 0.0), jnp.where(there, inside.sum((-1, -2)).astype(jnp.float32), 0.0)
 
     def _days(
         self, batch: Mapping[str, Array], asked: Int[Array, "batch m"]
-    ) -> tuple[Float[Array, "batch m codes"], Bool[Array, "batch m codes"]]:
+    ) -> tuple[Float[Array, "batch m codes"], Bool[Array, "batch m codes"], Bool[Array, "batch m codes"]]:
         """Days from each asked position until each code comes in a later visit, or until the subject is seen no more;
-        and which of the two."""
+        which of the two; and whether it has come by then."""
         slots = jnp.asarray(self._slots)[batch["tokens"]]
         names = ("segment_ids", "visit_ids", "times", "observed")
         return jax.vmap(partial(_days_of_row, self.codes))(slots, *(batch[name] for name in names), asked)
@@ -222,9 +252,11 @@ def _days_of_row(
     times: Int[Array, " length"],
     observed: Int[Array, " windows"],
     asked: Int[Array, " m"],
-) -> tuple[Float[Array, "m codes"], Bool[Array, "m codes"]]:
-    def one(at: Array) -> tuple[Array, Array]:
-        later = (segments == segments[at]) & (visits > visits[at])
+) -> tuple[Float[Array, "m codes"], Bool[Array, "m codes"], Bool[Array, "m codes"]]:
+    def one(at: Array) -> tuple[Array, Array, Array]:
+        own = segments == segments[at]
+        later = own & (visits > visits[at])
+        had = jnp.zeros(codes, bool).at[jnp.where(own & ~later, slots, codes)].set(True, mode="drop")
         never = jnp.int32(2**31 - 1)
         slot = jnp.where(later, slots, codes)
         # Minutes; another visit of the same minute is no time at all, which no piece would hold.
@@ -232,6 +264,6 @@ def _days_of_row(
         comes = jnp.full(codes, never).at[slot].min(minutes, mode="drop")
         left = jnp.maximum(observed[segments[at] - 1] - times[at], 0)
         seen = comes < never
-        return jnp.where(seen, comes, left).astype(jnp.float32) / _MINUTES_PER_DAY, seen
+        return jnp.where(seen, comes, left).astype(jnp.float32) / _MINUTES_PER_DAY, seen, had
 
     return jax.vmap(one)(jnp.maximum(asked, 0))

@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,12 @@ CONFIG = {
     "behrt": "behrt.py", "gpt2": "gpt2.py", "lstm": "lstm.py", "visit_lstm": "time_to_events.py:visit_lstm",
     "fading": "time_to_events.py:fading",
 }  # fmt: skip
-# Steps of pretraining and of fine-tuning, and the rate of the first: a visit LSTM does three times as many a minute.
+# Steps of pretraining and of fine-tuning, and the rate of the first, so that each model has about as many minutes.
 STEPS = {
-    "behrt": (400, 500),
-    "gpt2": (600, 1200),
-    "lstm": (400, 500),
-    "visit_lstm": (5000, 2500),
+    "behrt": (250, 350),
+    "gpt2": (300, 400),
+    "lstm": (250, 350),
+    "visit_lstm": (2500, 1500),
     "fading": (800, 3000),
 }
 RATE = {"behrt": 1.5e-3, "gpt2": 1.5e-3, "lstm": 1.5e-3, "visit_lstm": 3e-3, "fading": 3e-3}
@@ -68,8 +69,11 @@ PRETRAINING = {
 
 
 def verb(*arguments: object) -> None:
-    """Runs a verb of ehrjax."""
+    """Runs a verb of ehrjax, and says how long it took."""
+    begun = time.monotonic()
     subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True)
+    told = [part for part in map(str, arguments) if part.startswith(("--workdir", "--output"))]
+    print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {told[-1]}", flush=True)
 
 
 def prepared(work: Path, args: argparse.Namespace) -> None:
@@ -240,7 +244,7 @@ def main() -> None:
     prepared(work, args)
     # A model this small keeps one core busy.
     with ThreadPoolExecutor(args.parallel) as pool:
-        pairs = [(model, seed) for seed in range(args.seeds) for model in MODELS]
+        pairs = [(model, seed) for model in MODELS for seed in range(args.seeds)]
         list(pool.map(lambda pair: finetuned(work, *pair, args), pairs))
     told = {}
     for task in TASKS:

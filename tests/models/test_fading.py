@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import jax
@@ -19,8 +20,14 @@ RATES, LENGTH = (0.0, 0.1, 2.0), 8
 MINUTES = 1440
 # A code that looks like a bin and is none; the third of four bins was too rare to be a token.
 CODES = ("[PAD]", "[SEP]", "DX//Q90", "LAB//K", "LAB//K", "LAB//K", "LAB//NA")
-BINS = (None, None, None, 1, 2, 4, 1)
-VOCABULARY = SimpleNamespace(table={"code": CODES, "bin": BINS}, num_specials=2)
+TABLE = {
+    "code": CODES,
+    "bin": (None, None, None, 1, 2, 4, 1),
+    "low": (None, None, None, 2.0, 3.5, 4.5, None),
+    "high": (None, None, None, 3.5, 4.0, 6.5, None),
+    "count": (0, 0, 90, 30, 30, 30, 20),
+}
+VOCABULARY = SimpleNamespace(table=TABLE, num_specials=2)
 
 summed = jax.jit(lambda x, times, segments: fading.fading_sums(x, jnp.asarray(RATES), times, segments))
 applied = jax.jit(lambda model, params, given: model.apply(params, given), static_argnums=0)
@@ -42,7 +49,7 @@ def test_sums_are_those_of_plain_python(rows):
             np.testing.assert_allclose(found[place, number], expected, atol=1e-4)
 
 
-def batch(tokens, visit_ids, days, ages=None):
+def batch(tokens, visit_ids, days, ages=None, values=None):
     count = len(tokens)
     return {
         "tokens": jnp.asarray([tokens]),
@@ -50,6 +57,7 @@ def batch(tokens, visit_ids, days, ages=None):
         "visit_ids": jnp.asarray([visit_ids]),
         "times": jnp.asarray([days], jnp.int32) * MINUTES,
         "ages": jnp.full((1, count), 50.0) if ages is None else jnp.asarray([ages]),
+        "values": jnp.full((1, count), jnp.nan) if values is None else jnp.asarray([values], jnp.float32),
     }
 
 
@@ -62,21 +70,55 @@ def made(**settings):
 def test_what_the_vocabulary_says():
     told = fading.of_tokens({"dropout": 0.0}, VOCABULARY)
     assert told["num_specials"] == 2 and told["dropout"] == 0.0
-    assert told["bin_groups"] == (-1, -1, -1, 0, 0, 0, 1)
-    scores = told["bin_scores"]
-    assert scores[:3] == (0.0, 0.0, 0.0) and scores[6] == 0.0  # one bin says nothing of how high
-    assert scores[3] == -scores[5] == pytest.approx(-1.1503, abs=1e-4) and scores[4] == pytest.approx(-0.3186, abs=1e-4)
+    # DX; LAB//K, LAB; LAB//NA.
+    assert told["above"] == ((), (), (0,), (1, 2), (1, 2), (1, 2), (3, 2))
+    bins = ((), (), (), (0, 0.0, 0.25, 2.0, 3.5), (0, 0.25, 0.5, 3.5, 4.0), (0, 0.75, 1.0, 4.5, 6.5))
+    assert told["bins"] == (*bins, (1, 0.0, 1.0, 0.0, 0.0))
 
 
-def test_bins_of_a_code_share_a_line_and_no_other_has_it():
+def test_values_stand_where_their_code_has_them():
+    model, _ = made()
+    tokens = [2, 3, 4, 4, 5, 5, 6]
+    values = [3.0, np.nan, 3.5, 3.75, 5.5, 99.0, 140.0]
+    own, scores = fading.measured(model.config, batch(tokens, [0] * 7, [0] * 7, values=values))
+    np.testing.assert_array_equal(own[0], [-1, 0, 0, 0, 0, 0, 1])
+    middle = NormalDist().inv_cdf
+    # No value: the middle of the bin; beyond the last bin: its end; of one bin nobody knows how high.
+    expected = [0, middle(0.125), middle(0.25), middle(0.375), middle(0.875), middle(0.995), 0]
+    np.testing.assert_allclose(scores[0], expected, atol=1e-4)
+
+
+def test_what_a_token_is_made_of():
+    """Its own vector, those of the shorter codes and of its code, and a line and a curve that its code's bins share."""
     model, params = made()
-    before = np.asarray(applied(model, params, batch([2], [0], [0]))["table"])
-    params["params"]["embeddings"]["value"]["embedding"] = jnp.zeros((2, 12)).at[0, :6].set(1.0)
-    own = np.asarray(params["params"]["embeddings"]["code"]["embedding"])
-    after = np.asarray(applied(model, params, batch([2], [0], [0]))["table"])
-    np.testing.assert_array_equal(after[:3], own[:3])
-    np.testing.assert_array_equal(before[:3], own[:3])
-    np.testing.assert_allclose((after - own)[3:, 0], [-1.1503, -0.3186, 1.1503, 0.0], atol=1e-4)
+    own, shorter, lines = (params["params"]["embeddings"][name]["embedding"] for name in ("code", "shorter", "value"))
+    given = {"params": params["params"]["embeddings"]}
+    tokens, groups = jnp.asarray([[2, 4, 6]]), jnp.asarray([[-1, 0, 1]])
+    vectors, table = fading.Embeddings(model.config).apply(given, tokens, groups, jnp.asarray([[0.0, -0.3, 2.0]]))
+    np.testing.assert_allclose(table[2], own[2] + shorter[0], rtol=1e-5)
+    np.testing.assert_allclose(vectors[0, 0], table[2], rtol=1e-5)
+    np.testing.assert_allclose(table[4], own[4] + shorter[1] + shorter[2], rtol=1e-5)
+    np.testing.assert_allclose(vectors[0, 1], table[4] - 0.3 * lines[0, :6] - 0.91 * lines[0, 6:], rtol=1e-4)
+    np.testing.assert_allclose(vectors[0, 2], table[6] + 2 * lines[1, :6] + 3 * lines[1, 6:], rtol=1e-4)
+
+
+def test_means_tell_values_apart_from_how_many_there_are():
+    """Only the means: two tests of one value say what one says more surely, and none of them says nothing."""
+    model, params = made(half_lives_days=(30.0,), num_means=1)
+    entry = params["params"]["network"]["entry"]["kernel"]
+    places = 2 * model.config.embedding_dim + np.arange(2)
+    params["params"]["network"]["entry"]["kernel"] = jnp.zeros_like(entry).at[places].set(entry[places])
+
+    def told(*rows):
+        values = [row[1] for row in rows]
+        given = batch([row[0] for row in rows], [0] * len(rows), [0] * len(rows), values=values)
+        return np.asarray(applied(model, params, given)["hidden"])[0, -1]
+
+    nothing = told((2, np.nan))
+    np.testing.assert_allclose(told((2, np.nan), (6, 140.0)), nothing, atol=1e-6)  # LAB//NA is not among num_means
+    low, high = told((3, 2.5)), told((5, 6.0))
+    assert np.abs(low - nothing).max() > 1e-3 and np.abs(high - low).max() > 1e-3
+    assert np.abs(told((3, 2.5), (3, 2.5)) - low).max() < 0.2 * np.abs(low - nothing).max()
 
 
 def test_a_separator_tells_nothing_of_the_next_visit():

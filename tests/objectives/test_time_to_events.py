@@ -23,6 +23,12 @@ from ehrjax.objectives import time_to_events
 VOCABULARY, SPECIALS, WIDTH, LENGTH = 11, 5, 4, 30
 EDGES = (10.0, 40.0, 400.0)
 visit = st.tuples(st.integers(0, 300_000), st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=3))
+# All codes; some; groups of them, one asked for only until it has come.
+ASKED = (
+    (),
+    (("ids", (6, 9, 10)),),
+    (("ids", (5, 6, 8, 9)), ("kinds", (0, 1, 0, 2)), ("once", (True, False, False))),
+)
 windows = st.lists(st.lists(visit, min_size=1, max_size=4), min_size=1, max_size=2)
 
 
@@ -64,9 +70,9 @@ def made(**given_settings):
 
 
 def expected(
-    rows: list, rates: np.ndarray, codes: tuple[int, ...], end_day: int | None
+    rows: list, rates: np.ndarray, groups: list[set[int]], once: tuple[bool, ...], end_day: int | None
 ) -> dict[tuple[int, int], float]:
-    """Minus the log-likelihood at the last code of each visit; rates [B, L, J, codes], logarithms a day."""
+    """Minus the log-likelihood at the last code of each visit; rates [B, L, J, groups], logarithms a day."""
     told = {}
     for row, segments in enumerate(rows):
         at = 0
@@ -82,8 +88,11 @@ def expected(
                 if not places:
                     continue
                 loss = 0.0
-                for c, code in enumerate(codes):
-                    later = [k for k in range(i + 1, len(visits)) if code in visits[k][1]]
+                for c, group in enumerate(groups):
+                    has = [bool(group & set(codes)) for _, codes in visits]
+                    if once and once[c] and any(has[: i + 1]):
+                        continue
+                    later = [k for k in range(i + 1, len(visits)) if has[k]]
                     minutes = max(int(times[later[0]] - times[i]), 1) if later else end - int(times[i])
                     days, low = minutes / 1440, 0.0
                     for j, high in enumerate(EDGES):
@@ -97,10 +106,10 @@ def expected(
 
 
 @functools.cache
-def told_by(codes: tuple[int, ...], end_day: int | None):
+def told_by(codes: tuple[tuple[str, tuple], ...], end_day: int | None):
     """Rates, loss, weight and predictions of (batch, hidden), as one program."""
     until = {} if end_day is None else {"observed_until": str(np.datetime64("1970-01-01") + end_day)}
-    objective, apply, params = made(ids=codes, **until)
+    objective, apply, params = made(**dict(codes), **until)
 
     def told(batch, hidden):
         outputs, prepared = {"hidden": hidden, "table": None}, objective.prepare(batch, jax.random.key(3))
@@ -112,12 +121,17 @@ def told_by(codes: tuple[int, ...], end_day: int | None):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(windows, min_size=1, max_size=2), st.sampled_from([(), (6, 9, 10)]), st.sampled_from([None, 700]))
+@given(st.lists(windows, min_size=1, max_size=2), st.sampled_from(ASKED), st.sampled_from([None, 700]))
 def test_losses_are_those_of_plain_python(rows, codes, end_day):
     hidden = jax.random.normal(jax.random.key(2), (2, LENGTH, WIDTH))
     batch = laid(rows + [[]] * (2 - len(rows)))
     rates, total, weight, found = jax.tree.map(np.asarray, told_by(codes, end_day)(batch, hidden))
-    told = expected(rows, rates.astype(np.float64), codes or tuple(range(SPECIALS, VOCABULARY)), end_day)
+    named = dict(codes)
+    ids = named.get("ids", tuple(range(SPECIALS, VOCABULARY)))
+    groups: dict[int, set[int]] = {}
+    for i, kind in zip(ids, named.get("kinds", range(len(ids)))):
+        groups.setdefault(kind, set()).add(i)
+    told = expected(rows, rates.astype(np.float64), list(groups.values()), named.get("once", ()), end_day)
     assert int(weight) == len(told)
     np.testing.assert_allclose(float(total), sum(told.values()), rtol=2e-4)
     for row in range(2):
@@ -178,11 +192,19 @@ def test_codes_are_named_by_what_tokens_begin_with():
     strings = ["[PAD]", "[MASK]", "ICD//E11.9", "ICD//I10", "LAB//1//Q1", "LAB//1//Q2"]
     vocabulary = SimpleNamespace(strings=strings, num_specials=2)
     settings = {"codes": ("ICD//E11", "LAB//"), "rank": 3}
-    assert time_to_events.of_tokens(settings, vocabulary) == {**settings, "ids": (2, 4, 5)}
-    assert time_to_events.of_tokens({}, vocabulary)["ids"] == ()
+    told = time_to_events.of_tokens(settings, vocabulary)
+    assert told == {**settings, "ids": (2, 4, 5), "kinds": (0, 1, 2), "once": (False,) * 3}
+    grouped = time_to_events.of_tokens({"groups": r"ICD//[A-Z]\d|LAB//\d+", "firsts": ("ICD//",)}, vocabulary)
+    assert grouped["ids"] == (2, 3, 4, 5) and grouped["kinds"] == (0, 1, 2, 2)
+    assert grouped["once"] == (True, True, False)
     for pattern, message in (("(", "no regular expression"), ("E11", "no token"), ("\\[PAD", "no token")):
-        with pytest.raises(InputError, match=message):
-            time_to_events.of_tokens({"codes": (pattern,)}, vocabulary)
+        for name in ("codes", "firsts"):
+            with pytest.raises(InputError, match=f"{name}.*{message}"):
+                time_to_events.of_tokens({name: (pattern,)}, vocabulary)
+    with pytest.raises(InputError, match="groups.*no regular expression"):
+        time_to_events.of_tokens({"groups": "("}, vocabulary)
+    with pytest.raises(InputError, match="ICD//.*not .ICD//I10"):
+        time_to_events.of_tokens({"groups": "ICD//", "firsts": ("ICD//E",)}, vocabulary)
 
 
 @pytest.mark.parametrize(

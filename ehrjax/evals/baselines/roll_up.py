@@ -8,26 +8,13 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from ehrjax.ingest.meds import SEPARATOR
+from ehrjax.core.codes import prefix
 
 
 def parents_of(codes: pl.DataFrame) -> dict[str, list[str]]:
     """Code -> its parents, from the columns code and parent_codes of a dataset."""
     told = codes.select("code", pl.col("parent_codes").cast(pl.List(pl.String))).drop_nulls()
     return {code: [p for p in parents if p is not None] for code, parents in told.iter_rows()}
-
-
-def prefix(code: str) -> str | None:
-    """The next shorter code that a code begins with: up to the dot of its last part, else up to its last `//`.
-
-    >>> prefix("ICD10CM//E11.9"), prefix("ICD10CM//E11"), prefix("ICD10CM")
-    ('ICD10CM//E11', 'ICD10CM', None)
-    """
-    head, separator, last = code.rpartition(SEPARATOR)
-    stem = last.partition(".")[0]
-    if separator and stem and stem != last:
-        return f"{head}{separator}{stem}"
-    return head if separator and head else None
 
 
 def ancestors(code: str, parents: Mapping[str, Sequence[str]], *, prefixes: bool) -> set[str]:

@@ -7,7 +7,8 @@ import functools
 import numpy as np
 import polars as pl
 
-from ehrjax.ingest.meds import BIRTH, DEATH, SEPARATOR, VISIT_COLUMN
+from ehrjax.core.codes import SEPARATOR
+from ehrjax.ingest.meds import BIRTH, DEATH, VISIT_COLUMN
 from ehrjax.ingest.roles import Roles, matching
 
 ROW = "row"
