@@ -97,7 +97,7 @@ def prepared(work: Path, args: argparse.Namespace) -> None:
 
 def steps_of(model: str, args: argparse.Namespace) -> tuple[int, int]:
     """Steps of pretraining and of fine-tuning."""
-    pretraining, finetuning = (max(round(args.steps * steps), 40) for steps in STEPS[model])
+    pretraining, finetuning = (max(round(args.steps * steps), 10) for steps in STEPS[model])
     return pretraining, finetuning
 
 
@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--output")
     args = parser.parse_args()
     if args.smoke:
-        args.patients, args.seeds, args.steps, args.samples, args.limit = 1500, 1, 0.0, 2, 40
+        args.patients, args.seeds, args.steps, args.samples, args.limit = 1000, 1, 0.0, 2, 20
     work = Path(args.work or tempfile.mkdtemp(prefix="synthetic-benchmark-"))
     work.mkdir(parents=True, exist_ok=True)
     prepared(work, args)
