@@ -82,6 +82,14 @@ def verb(*arguments: object) -> None:
     print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {told[-1]}", flush=True)
 
 
+def trained(folder: Path, *arguments: object) -> Path:
+    """A finished run in a folder; one that is finished is not opened again."""
+    if not (folder / "finished").exists():
+        verb("ehrjax.train", f"--workdir={folder}", *arguments)
+        (folder / "finished").touch()
+    return folder
+
+
 def prepared(work: Path, args: argparse.Namespace) -> None:
     """The hospital, its labels with true probabilities, and tokens. A large share is held out, for narrow intervals."""
     if not (work / "events").exists():
@@ -108,10 +116,9 @@ def label_folder(work: Path, task: str) -> Path:
 def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
     """A model that knows the records of train, and no label."""
     folder, steps, (rows, places) = work / f"{model}-pretrained-{seed}", steps_of(model, args)[0], ROWS[model]
-    verb(
-        "ehrjax.train",
+    return trained(
+        folder,
         f"--config=configs/{CONFIG[model]}",
-        f"--workdir={folder}",
         f"--config.data.path={work / 'tokens'}",
         *(f"--config.model.{setting}" for setting in SIZE[model]),
         *PRETRAINING.get(model, ()),
@@ -127,18 +134,16 @@ def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> P
         f"--config.seed={seed}",
         *QUIET,
     )
-    return folder
 
 
 def finetuned(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
     """The model, trained on all tasks at once; it keeps what was best on tuning."""
     folder, steps, (rows, places) = work / f"{model}-finetuned-{seed}", steps_of(model, args)[1], ROWS[model]
-    verb(
-        "ehrjax.train",
+    return trained(
+        folder,
         "--config=configs/finetune.py",
         f"--config.init.checkpoint={pretrained(work, model, seed, args)}",
         f"--config.data.labels={','.join(str(label_folder(work, task)) for task in TASKS)}",
-        f"--workdir={folder}",
         "--config.num_epochs=0",
         f"--config.num_steps={steps}",
         f"--config.batch_size={rows}",
@@ -152,7 +157,6 @@ def finetuned(work: Path, model: str, seed: int, args: argparse.Namespace) -> Pa
         f"--config.seed={seed}",
         *QUIET,
     )
-    return folder
 
 
 def reported(work: Path, task: str, args: argparse.Namespace) -> Path:
