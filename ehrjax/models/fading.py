@@ -3,8 +3,9 @@
 A visit's vector is the sum of its codes'. The end of a visit sees, for each half-life, the sum of all vectors so far,
 each halved for every half-life that has passed since: what logistic regression on counts in windows of time sees, with
 learnt vectors, at every visit at once. Unlike attention, which averages, sums tell how much there is; unlike the gates
-of an LSTM, how fast they fade is fixed and in days. A bin of a value (CODE//Q3) has a vector of its own, a slope and a
-curve that all bins of the code share: sums then tell how high the values were.
+of an LSTM, how fast they fade is fixed and in days. A code's vector is its own and those of the shorter codes it begins
+with. A value adds a slope and a curve of its code's, so that sums tell how high the values were; of the commonest codes
+their fading means are seen beside the sums.
 """
 
 from __future__ import annotations
