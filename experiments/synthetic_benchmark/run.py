@@ -84,9 +84,8 @@ def verb(*arguments: object) -> None:
 
 def trained(folder: Path, *arguments: object) -> Path:
     """A finished run in a folder; one that is finished is not opened again."""
-    if not (folder / "finished").exists():
+    if not (folder / "final.json").exists():
         verb("ehrjax.train", f"--workdir={folder}", *arguments)
-        (folder / "finished").touch()
     return folder
 
 
