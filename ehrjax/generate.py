@@ -163,11 +163,19 @@ def _tell(args: argparse.Namespace, summary: dict[str, Any], seconds: float) -> 
     if path.exists():
         risks = pl.read_parquet(path)
         for (name,), rows in risks.group_by("task", maintain_order=True):
-            print(
-                f"{name}: mean risk {rows['combined'].mean():.4f} (Monte-Carlo error {_mean(rows['combined_error'])}; "
-                f"by counting {rows['count'].mean():.4f}, error {_mean(rows['count_error'])}); "
-                f"{100 * rows['truncated'].mean():.1f} % of the trajectories ran out of tokens first"
-            )
+            known = rows.filter(pl.col("combined").is_not_nan())
+            if unknown := len(rows) - len(known):
+                print(
+                    f"{name}: no risk for {unknown:,} of {len(rows):,} prompts, since every try fell before the "
+                    "prediction time, which lies far behind the last event on record"
+                )
+            if len(known):
+                print(
+                    f"{name}: mean risk {known['combined'].mean():.4f} (Monte-Carlo error "
+                    f"{_mean(known['combined_error'])}; by counting {known['count'].mean():.4f}, error "
+                    f"{_mean(known['count_error'])}); {100 * known['truncated'].mean():.1f} % of the trajectories ran "
+                    "out of tokens first"
+                )
     told = summary.get("rollouts")
     if told and told["with_a_true_end"]:
         print(

@@ -286,3 +286,16 @@ def test_nobody_is_sampled_behind_a_death(run, toy_tokens, tmp_path, capsys, mon
         subject = next(s for s in dead if s.subject_id == subject_id)
         known = subject.times <= int(at.replace(tzinfo=datetime.UTC).timestamp() * 1e6)
         assert not any(word.startswith("DX//") for word in strings[subject.tokens[known]])
+
+
+def test_means_are_of_the_risks_that_are_known(run, toy_tokens, labels, tmp_path, capsys):
+    asked = pl.read_parquet(labels).sort("subject_id", "prediction_time").head(2)
+    # Nothing that is sampled comes so late.
+    late = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(datetime.datetime(2290, 1, 1))).otherwise("prediction_time")
+    asked.with_columns(late.cast(pl.Datetime("us")).alias("prediction_time")).write_parquet(tmp_path / "late.parquet")
+    out = tmp_path / "out"
+    generate.main(arguments(run, toy_tokens, out, "--labels", tmp_path / "late.parquet", "--task", "dx=DX//1.*@30d"))
+    known = pl.read_parquet(out / "risks.parquet")["combined"].fill_nan(None).drop_nulls()
+    assert len(known) == 1
+    said = capsys.readouterr().out
+    assert "dx: no risk for 1 of 2 prompts" in said and f"dx: mean risk {known[0]:.4f}" in said
