@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrjax.core.errors import InputError, exits_cleanly
+from ehrjax.evals.settings import LINEAR, PROBES
 
 FEW_SHOT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 
@@ -43,7 +44,7 @@ def evaluate(args: argparse.Namespace) -> None:
         events=events,
         decode=args.decode,
         baselines=tuple(name for name in baselines if name and name != "none"),
-        probe=args.probe or bool(args.few_shot and opened),
+        probes=_probes(args.probe, few_shot=bool(args.few_shot and opened)),
         few_shot=_sizes(args.few_shot),
         shots=args.shots,
         group_file=groups,
@@ -100,6 +101,14 @@ def _groups(text: str) -> tuple[str, tuple[str, ...]]:
     return path, tuple(columns.split(","))
 
 
+def _probes(text: str, *, few_shot: bool) -> tuple[str, ...]:
+    """In the order of PROBES; few-shot curves take vectors as the linear ones do."""
+    chosen = {*filter(None, text.split(",")), *([LINEAR] if few_shot else [])}
+    if unknown := sorted(chosen - set(PROBES)):
+        raise InputError(f"--probe has {unknown[0]!r}; choose {', '.join(PROBES)}.")
+    return tuple(kind for kind in PROBES if kind in chosen)
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     if not text:
         return ()
@@ -153,7 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--events", help="the MEDS dataset of the labels: baselines and groups come from it")
     add("--decode", default="", help="what whole numbers in labels mean: at_least_one or chexpert")
     add("--baselines", help="with commas, none or all; default all where there are events")
-    add("--probe", action="store_true", help="also linear probes on the frozen vectors of each run")
+    add(
+        "--probe",
+        nargs="?",
+        const=LINEAR,
+        default="",
+        metavar="KIND,KIND",
+        help="also models on the frozen vectors of each run: linear (default), trees",
+    )
     add("--few_shot", default="", metavar="K,K,...", help="curves over k labels of each answer; all: 1 to 128")
     add("--shots", default="", help="EHRSHOT's all_shots_data.json; default: seeded draws")
     add("--groups", default="", metavar="FILE:COLUMN,...", help="further groups, by subject_id (and prediction_time)")

@@ -26,7 +26,7 @@ import pytest
 from hypothesis import settings
 
 from ehrjax.core import files
-from ehrjax.data import prepare_tokens
+from ehrjax.data import prepare_tokens, token_dataset
 from ehrjax.ingest import meds
 from ehrjax.vocab.recipe import Recipe
 
@@ -96,6 +96,24 @@ def toy_tokens(toy_meds: Path) -> Path:
     """Its token dataset."""
     prepare_tokens.prepare(toy_meds, toy_meds.parent / "tokens", behrt_recipe(min_count=2))
     return toy_meds.parent / "tokens"
+
+
+@pytest.fixture(scope="session")
+def toy_labels(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three labels a subject at random times from its first event to three years after its last."""
+    dataset, generator, rows = token_dataset.open_tokens(toy_tokens), np.random.default_rng(0), []
+    for name in ("train", "tuning"):
+        split = dataset.split(name)
+        for i in range(len(split)):
+            subject = split.subject(i)
+            times = subject.times[subject.num_static :]
+            drawn = np.sort(generator.integers(times[0], times[-1] + 3 * 365 * 86_400_000_000, 3))
+            rows += [(subject.subject_id, int(time), bool(generator.random() < 0.5)) for time in drawn]
+    schema = {"subject_id": pl.Int64, "prediction_time": pl.Int64, "boolean_value": pl.Boolean}
+    path = tmp_path_factory.mktemp("labels") / "task.parquet"
+    frame = pl.DataFrame(rows, schema=schema, orient="row").unique(["subject_id", "prediction_time"], keep="first")
+    frame.with_columns(pl.col("prediction_time").cast(pl.Datetime("us"))).write_parquet(path)
+    return path
 
 
 @pytest.fixture

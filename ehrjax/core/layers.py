@@ -18,6 +18,8 @@ from ehrjax.core.precision import FP32, Policy
 
 BATCH_AXES = ("data", "fsdp")
 """The mesh axes over which the rows of a batch are split."""
+STATES = "states"
+"""A collection in which a model may leave more of what it knows at each position than its hidden state [B, L, D]."""
 
 
 class Dense(nn.Module):

@@ -30,14 +30,16 @@ def code_table(run: Any) -> np.ndarray:
     return np.asarray(trees.flatten(run.params)[trees.CODE_TABLE], np.float32)
 
 
-def hidden_states(run: Any, content: Sequence[Window]) -> Iterator[tuple[int, np.ndarray]]:
+def hidden_states(run: Any, content: Sequence[Window], *, all_known: bool = False) -> Iterator[tuple[int, np.ndarray]]:
     """The hidden states of windows (subject, start, stop), packed and run in batches of one shape.
+
+    all_known: with what else the model knows (`Run.states`).
 
     Yields:
       (index of the window, [tokens, D] float32), in the order in which they are done.
     """
     for batch, placed in packed.batches(run, content, ROWS):
-        hidden = np.asarray(run.encode(batch), np.float32)
+        hidden = np.asarray(run.states(batch) if all_known else run.encode(batch), np.float32)
         for at in placed:
             yield at.window, hidden[at.row, at.span]
 

@@ -35,8 +35,8 @@ from ehrjax.evals.baselines import fitting, subject_groups
 from ehrjax.evals.comparing import Entry
 from ehrjax.evals.judged import Judged
 from ehrjax.evals.prediction_files import KEYS, Predictions
-from ehrjax.evals.settings import Settings
-from ehrjax.evals.simple_models import EDGES_DAYS, Simple
+from ehrjax.evals.settings import LINEAR, TREES, Settings
+from ehrjax.evals.simple_models import EDGES_DAYS, POOLS, Simple, tree_pool
 from ehrjax.ingest import meds
 from ehrjax.ingest.fingerprint import fingerprint
 from ehrjax.ingest.meds import TRAIN, TUNING
@@ -66,16 +66,20 @@ def evaluate(
     found = judging.collect(runs, predictions, settings)
     supervised = {name: run for name, run in runs.items() if (run.folder / predicting.TARGET_FILE).is_file()}
     others = [run for name, run in runs.items() if name not in supervised]
-    if others and not settings.probe:
+    if others and not settings.probes:
         predicting.target_of(others[0])  # says what is missing
     simple = _simple(supervised, found, settings)
-    baselines, probe = _baselines(found, settings), settings.probe
-    if settings.split == TRAIN and (baselines or probe):
+    baselines, probes = _baselines(found, settings), settings.probes
+    if settings.split == TRAIN and (baselines or probes):
         found.warnings.append("Baselines and probes are fitted on train, so they are left out.")
-        baselines, probe = (), False
+        baselines, probes = (), ()
     if baselines:
         _check_events(simple, found)
-    _check_reference(baselines, runs if probe else {}, supervised, predictions, found, settings)
+    if TREES in probes:
+        fitting.check_trees(found.target.kind)
+    names = {LINEAR: fitting.PROBE, TREES: fitting.TREES}
+    probed = [f"{names[kind]}_{name}" for name in runs for kind in probes]
+    _check_reference(baselines, probed, supervised, predictions, found, settings)
     groups = _groups(found.truth[settings.split], settings)
     # What may be refused comes before what takes long.
     trained: list[Entry] = []
@@ -90,11 +94,17 @@ def evaluate(
         made.append(simple.baseline(name))
     made += trained
     vectors = {}
-    if probe:
-        for name, run in runs.items():
+    for name, run in runs.items() if probes else ():
+        say(f"vectors of {name}")
+        own = simple.vectors(name, run, POOLS if LINEAR in probes else (tree_pool(run),))
+        if LINEAR in probes:
             say(f"linear probe on {name}")
-            vectors[name] = simple.vectors(name, run)
-            made.append(simple.probe(name, vectors[name]))
+            made.append(simple.probe(name, own))
+        if TREES in probes:
+            say(f"boosted trees on {name}")
+            made.append(simple.tree_probe(name, run, own))
+        if settings.few_shot:
+            vectors[name] = own
     if best := entries.oracle(found, settings.split):
         made.append(best)
     made = entries.on_common_labels(made, found.truth[settings.split].keys)
@@ -186,13 +196,13 @@ def _check_events(simple: Simple, found: Judged) -> None:
 
 def _check_reference(
     baselines: tuple[str, ...],
-    probed: Mapping[str, Any],
+    probed: list[str],
     supervised: Mapping[str, Any],
     predictions: Mapping[str, str],
     found: Judged,
     settings: Settings,
 ) -> None:
-    names = [*baselines, *supervised, *predictions, *(f"probe_{name}" for name in probed)]
+    names = [*baselines, *supervised, *predictions, *probed]
     names += ["oracle"] if judged.TRUE_PROBABILITY in found.labels.frame.columns else []
     if settings.reference and settings.reference not in names:
         raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(names)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import polars as pl
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.data.labelled import LabelledSplit, Target
-from ehrjax.data.rows import Window
+from ehrjax.data.rows import MICROSECONDS_PER_DAY, MICROSECONDS_PER_YEAR, Window
+from ehrjax.data.shared_windows import share
 from ehrjax.evals import encodings, packed
 from ehrjax.evals.prediction_files import Predictions
 
 ROWS = 8
+# Labels that share a window at most.
+MOST = 64
 TARGET_FILE = "target.json"
 # Outputs of the supervised objectives, by the kind of the labels.
 OUTPUTS = {"number": "values", "time": "survival"}
@@ -57,15 +61,15 @@ def tasks_of(run: Any) -> tuple[str, ...]:
     return tuple(files.read_json(path, what="supervised run's folder").get("tasks", ())) if path.is_file() else ()
 
 
-def outputs(run: Any, content: Sequence[Window], times: np.ndarray, key: str) -> np.ndarray:
-    """[N, outputs] float32: one output of the run's objective for each window and prediction time (microseconds)."""
+def outputs(run: Any, content: Sequence[Window], asked: packed.Asked, key: str) -> np.ndarray:
+    """[N, outputs] float32: one output of the run's objective for each label that is asked for."""
     found: np.ndarray | None = None
-    for batch, placed in packed.batches(run, content, ROWS, times):
+    for batch, told in packed.labelled(run, content, ROWS, asked):
         given = np.asarray(run.predictions(batch)[key], np.float32)
         if found is None:
-            found = np.zeros((len(content), given.shape[-1]), np.float32)
-        for at in placed:
-            found[at.window] = given[at.row, at.segment]
+            found = np.zeros((len(asked.window), given.shape[-1]), np.float32)
+        for label, row, place in told:
+            found[label] = given[row, place]
     return np.zeros((0, 1), np.float32) if found is None else found
 
 
@@ -88,34 +92,78 @@ def predict(run: Any, part: LabelledSplit, target: Target, task: str) -> Predict
         raise InputError(f"{run.folder} was trained on the tasks {', '.join(own.names)}, none of which is {task}.")
     if own.kind in ("classes", "codes") and own.names != target.names:
         raise InputError(f"{run.folder} was trained on other {own.kind} than those of the labels {task}.")
-    return of_windows(run, content_of(part), target, task, keys_of(part), part.labels)
+    sharing = run.config["data"]["labels_per_window"] > 1  # as it was trained
+    joined = _numbered(part, sharing, whole_visits=run.config["data"]["whole_visits"])
+    values, edges = _values(run, content_of(joined), asked_of(joined), task)
+    return Predictions(target, keys_of(part), part.labels, values[np.argsort(joined.labels)], edges)
 
 
 def of_windows(
     run: Any, content: Sequence[Window], target: Target, task: str, keys: pl.DataFrame, truth: np.ndarray
 ) -> Predictions:
-    """As `predict`, of windows that are checked already, or changed on purpose; keys and truth are theirs."""
-    own = target_of(run)
+    """As `predict`, of windows that are checked already, or changed on purpose, a label each; keys and truth are
+    theirs."""
     times = keys["prediction_time"].to_physical().to_numpy()
-    values = outputs(run, content, times, OUTPUTS.get(own.kind, "probabilities"))
+    values, edges = _values(run, content, packed.whole(content, times), task)
+    return Predictions(target, keys, truth, values, edges)
+
+
+def _values(
+    run: Any, content: Sequence[Window], asked: packed.Asked, task: str
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """What the run says of labels, in the columns of Predictions, and the ends of its intervals of time."""
+    own = target_of(run)
+    values = outputs(run, content, asked, OUTPUTS.get(own.kind, "probabilities"))
     edges: tuple[float, ...] = ()
     if own.kind == "tasks":
         values = values[:, [own.names.index(task)]]
     if own.kind == "time":
         edges = tuple(float(edge) for edge in run.objective.config.edges_days)
         values = np.concatenate([1 - values[:, -1:], values], axis=1)
-    return Predictions(target, keys, truth, values, edges)
+    return values, edges
+
+
+def _numbered(part: LabelledSplit, sharing: bool, *, whole_visits: bool) -> LabelledSplit:
+    """The part with its labels' numbers for labels, those of a subject in shared windows if asked for."""
+    numbered = replace(part, labels=np.arange(len(part.labels)))
+    return share(numbered, most=MOST, whole_visits=whole_visits) if sharing else numbered
+
+
+def asked_of(part: LabelledSplit) -> packed.Asked:
+    """All labels of a part, in its order."""
+    window = np.repeat(np.arange(len(part.windows)), np.diff(part.offsets))
+    unseen = part.windows.stop[window] - part.stops
+    return packed.Asked(window, part.windows.length[window] - unseen, part.prediction_times)
+
+
+def moments(part: LabelledSplit) -> np.ndarray:
+    """[N, 2] float32: when each labelled window is asked: the age then in years (0 where it is unknown), and the
+    logarithm of 1 + the days since its last token."""
+    windows, found = part.windows, np.zeros((len(part.labels), 2), np.float32)
+    asked = zip(windows.subject.tolist(), part.stops.tolist(), part.prediction_times.tolist())
+    for at, (place, stop, time) in enumerate(asked):
+        subject = part.subject(place)
+        if subject.birth_time is not None:
+            found[at, 0] = (time - subject.birth_time) / MICROSECONDS_PER_YEAR
+        found[at, 1] = np.log1p(max(time - int(subject.times[stop - 1]), 0) / MICROSECONDS_PER_DAY)
+    return found
 
 
 def vectors(run: Any, part: LabelledSplit, pools: Sequence[str]) -> dict[str, np.ndarray]:
-    """The frozen hidden states of each labelled window, pooled in several ways (`encodings.pooled`): pool -> [N, D]."""
-    content, specials = content_of(part), run.vocabulary.num_specials
+    """What a frozen model knows at the end of each labelled window, pooled in several ways (`encodings.pooled`):
+    pool -> [N, D]. Labels of one subject share a pass over its history where the model knows nothing of later tokens.
+    """
+    specials, sees = run.vocabulary.num_specials, run.parts.sees_future
+    joined = _numbered(part, sees is not True, whole_visits=sees == "visit")
+    content, asked = content_of(joined), asked_of(joined)
     found: dict[str, np.ndarray] = {}
-    for i, hidden in encodings.hidden_states(run, content):
-        subject, start, stop = content[i]
-        shown = np.concatenate([subject.tokens[: subject.num_static], subject.tokens[start:stop]])
-        for pool in pools:
-            if pool not in found:
-                found[pool] = np.zeros((len(content), hidden.shape[1]), np.float32)
-            found[pool][i] = encodings.pooled(hidden, shown >= specials, pool)
+    for window, hidden in encodings.hidden_states(run, content, all_known=True):
+        subject, start, stop = content[window]
+        real = np.concatenate([subject.tokens[: subject.num_static], subject.tokens[start:stop]]) >= specials
+        for at in range(*joined.offsets[window : window + 2]):
+            seen = slice(0, asked.size[at])
+            for pool in pools:
+                if pool not in found:
+                    found[pool] = np.zeros((len(part.labels), hidden.shape[1]), np.float32)
+                found[pool][joined.labels[at]] = encodings.pooled(hidden[seen], real[seen], pool)
     return found

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+LINEAR, TREES = "linear", "trees"
+PROBES = (LINEAR, TREES)
+"""Models that are fitted on frozen vectors."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,7 +22,7 @@ class Settings:
       events: a MEDS dataset, for baselines and groups; empty: neither.
       decode: see ingest.labels.reading.
       baselines: names of them; empty: none.
-      probe: linear probes on the frozen vectors of each run.
+      probes: of PROBES, on the frozen vectors of each run.
       few_shot: sizes k; empty: none.
       shots: EHRSHOT's file of shots; empty: seeded ones.
       group_file, group_columns: further groups.
@@ -37,7 +41,7 @@ class Settings:
     events: str = ""
     decode: str = ""
     baselines: tuple[str, ...] = ()
-    probe: bool = False
+    probes: tuple[str, ...] = ()
     few_shot: tuple[int, ...] = ()
     shots: str = ""
     group_file: str = ""

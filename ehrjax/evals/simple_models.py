@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -74,15 +74,16 @@ class Simple:
         """A baseline, fitted on train, chosen on tuning."""
         return self._entry(fitting.fit(name, self.counts, self.task), name, "baseline")
 
-    def vectors(self, name: str, run: Any) -> dict[str, np.ndarray]:
-        """The frozen vectors of a run for all labels, pooled in each of POOLS: [N, D]."""
-        parts: dict[str, list[np.ndarray]] = {pool: [] for pool in POOLS}
+    def vectors(self, name: str, run: Any, pools: Sequence[str] = POOLS) -> dict[str, np.ndarray]:
+        """What a frozen run knows for all labels, pooled in each way, and when it is asked: [N, D]."""
+        parts: dict[str, list[np.ndarray]] = {pool: [] for pool in pools}
         for split in self.splits:
             part = self.found.tokens[name].parts[split]
-            own, keys = predicting.vectors(run, part, POOLS), predicting.keys_of(part).with_row_index("_at")
+            own, keys = predicting.vectors(run, part, pools), predicting.keys_of(part).with_row_index("_at")
             at = self.found.truth[split].keys.join(keys, on=list(KEYS), how="left", maintain_order="left")["_at"]
-            for pool in POOLS:
-                parts[pool].append(own[pool][at.to_numpy()])
+            when = predicting.moments(part)
+            for pool in pools:
+                parts[pool].append(np.concatenate([own[pool], when], axis=1)[at.to_numpy()])
         return {pool: np.concatenate(given) for pool, given in parts.items()}
 
     def probe(self, name: str, vectors: Mapping[str, np.ndarray]) -> Entry:
@@ -94,6 +95,12 @@ class Simple:
             if best is None or _loss(fitted) < _loss(best):
                 best = fitted
         return self._entry(best, best.name, "probe")
+
+    def tree_probe(self, name: str, run: Any, vectors: Mapping[str, np.ndarray]) -> Entry:
+        """Boosted trees on a run's frozen vectors, pooled as `tree_pool` says."""
+        given = vectors[tree_pool(run)]
+        fitted = fitting.tree_probe(given, self.task, name=f"trees_{name}", label=f"boosted trees on {name}")
+        return self._entry(fitted, fitted.name, "probe")
 
     def _entry(self, fitted: fitting.Fitted, name: str, role: str) -> Entry:
         values = np.asarray(fitted.values, np.float32)
@@ -148,6 +155,11 @@ class Simple:
             ]
         about += "".join(f" No k of {k}: {why}." for k, why in list(skipped.items())[:1])
         return {"curves": curves, "about": about + " AUROC on the judged labels of linear models."}
+
+
+def tree_pool(run: Any) -> str:
+    """What a causal model knows stands at the end; where every position sees all of it, their mean says more."""
+    return "mean" if run.parts.sees_future is True else "last"
 
 
 def _loss(fitted: fitting.Fitted) -> float:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 from ehrjax.core import visits
 from ehrjax.core.codes import prefixes
 from ehrjax.core.errors import InputError
-from ehrjax.core.layers import Dense, LayerNorm, Table, activate, constrain_batch, dropout
+from ehrjax.core.layers import STATES, Dense, LayerNorm, Table, activate, constrain_batch, dropout
 from ehrjax.core.precision import FP32, Policy
 from ehrjax.models import settings
 from ehrjax.models.bag import NEAR, between
@@ -127,9 +127,11 @@ class Model(nn.Module):
         """batch: FIELDS, each [B, L]. Needs the rng 'dropout' unless deterministic.
 
         Returns `hidden` [B, L, hidden_dim] in the residual dtype and `table`, the code embeddings [V, embedding_dim] in
-        float32, for tied heads.
+        float32, for tied heads. Where the collection STATES is asked for, it holds what the network sees behind its
+        hidden state: sums and means say more to a probe than what the network makes of them.
         """
         config = self.config
+        shown = self.is_mutable_collection(STATES)
         key = None if deterministic else self.make_rng("dropout")
         keys = (None, None) if key is None else jax.random.split(key)
         own, scores = measured(config, batch)
@@ -156,6 +158,7 @@ class Model(nn.Module):
             known = [jnp.arcsinh(total), above / (count + _DOUBT)]
             known = jnp.concatenate([*(x.reshape(rows, size, -1) for x in known), facts[:, :size]], axis=-1)
             hidden = network.apply({"params": weights}, known, keys[1])
+            hidden = jnp.concatenate([hidden, known.astype(hidden.dtype)], axis=-1) if shown else hidden
             return jnp.pad(hidden, ((0, 0), (0, length - size), (0, 0)))
 
         # A row has a visit for every few tokens; the places behind the last one of all rows should cost nothing.
@@ -165,6 +168,9 @@ class Model(nn.Module):
         choices = [jax.checkpoint(partial(of_first, size)) for size in sizes]
         hidden = jax.lax.switch(enough, choices, weights, given, facts, times, there.segments)
         hidden = jnp.take_along_axis(hidden, there.number[..., None], axis=1)
+        if shown:
+            self.sow(STATES, "states", hidden)
+            hidden = hidden[..., : config.hidden_dim]
         return {"hidden": constrain_batch(hidden), "table": table}
 
 

@@ -20,6 +20,7 @@ from ehrjax.core import checkpoint, files, plugins, precision, rng, trees
 from ehrjax.core import config as configs
 from ehrjax.core.batch import SUPERVISION
 from ehrjax.core.errors import InputError
+from ehrjax.core.layers import STATES
 from ehrjax.vocab import vocabulary as vocabularies
 
 
@@ -43,6 +44,11 @@ class Parts:
     def model_fields(self) -> tuple[str, ...]:
         """The batch fields that the model reads."""
         return sys.modules[type(self.model).__module__].FIELDS
+
+    @property
+    def sees_future(self) -> bool | str:
+        """What `sees_future` says of the model."""
+        return sees_future(sys.modules[type(self.model).__module__], self.model.config)
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh parameters: {"model": ..., "head": ...}; without "head" where the head has none (tied, no bias)."""
@@ -153,6 +159,15 @@ class Run:
         return jax.jit(lambda p, b: self.model.apply({"params": p["model"]}, b, deterministic=True)["hidden"])
 
     @cached_property
+    def _states(self) -> Callable[..., jax.Array]:
+        def states(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+            given = {"params": params["model"]}
+            outputs, left = self.model.apply(given, batch, deterministic=True, mutable=[STATES])
+            return left[STATES]["states"][0] if left else outputs["hidden"]
+
+        return jax.jit(states)
+
+    @cached_property
     def _logits(self) -> Callable[..., jax.Array]:
         head = self.objective.head()
 
@@ -171,6 +186,10 @@ class Run:
     def encode(self, batch: Mapping[str, Any]) -> jax.Array:
         """Hidden states [B, L, D] of a batch (host or device), without dropout. Pure and jitted."""
         return self._encode(self.params, self._device(batch))
+
+    def states(self, batch: Mapping[str, Any]) -> jax.Array:
+        """As `encode`, of a model that leaves more in the collection STATES that: what a probe may see."""
+        return self._states(self.params, self._device(batch))
 
     def attention(self, batch: Mapping[str, Any]) -> np.ndarray:
         """What each position attends to, [layers, B, heads, L, L] float32; padding's rows are zeros. For small batches.

@@ -1,38 +1,48 @@
-"""The synthetic hospital: pretrained models, zero-shot futures, baselines, and the best possible, on four tasks.
+"""The synthetic hospital: pretrained models, zero-shot futures, baselines, and the best possible, on three tasks.
 
     python experiments/synthetic_benchmark/run.py [--work=DIR] [--output=FILE.json]
     python experiments/synthetic_benchmark/run.py --smoke       # small, and one report: to see that it runs
 
-BEHRT (masked codes), GPT-2 and an LSTM (next token), a visit LSTM and fading sums over visits (times until codes come)
-are pretrained on the patients of train and fine-tuned on four tasks at once, for three seeds; GPT-2 is also asked
-without fine-tuning, by sampled futures. The true probability of every label is known, so the report says how much of
-the gap between counts and the best possible each closes. A step that is finished in --work is not done again.
+BEHRT (masked codes), GPT-2 and an LSTM (next token) and a visit LSTM (times until codes come) are pretrained on the
+patients of train and fine-tuned on three tasks at once, for three seeds; GPT-2 is also asked without fine-tuning, by
+sampled futures. Fading sums (times until codes come) are pretrained and frozen, and boosted trees are fitted on what
+they know. The true probability of every label is known, so the report says how much of the gap between counts and the
+best possible each closes. A step that is finished in --work is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-TASKS = ("readmission_30d", "new_heart_failure_1y", "new_diabetes_1y", "death_1y")
-MODELS = ("behrt", "gpt2", "lstm", "visit_lstm", "fading")
-LABELS = {"behrt": "BEHRT", "gpt2": "GPT-2", "lstm": "LSTM", "visit_lstm": "visit LSTM", "fading": "fading sums"}
+TASKS = ("readmission_30d", "new_heart_failure_1y", "new_diabetes_1y")
+# Those that are fine-tuned, and the one that is not.
+MODELS = ("behrt", "gpt2", "lstm", "visit_lstm")
+FROZEN = "fading"
+TOGETHER = f"{FROZEN}_together"
+LABELS = {"behrt": "BEHRT", "gpt2": "GPT-2", "lstm": "LSTM", "visit_lstm": "visit LSTM"}
 # What happens in a sampled future, and until when.
 EVENTS = {
     "readmission_30d": "ENCOUNTER//INPATIENT@30d",
     "new_heart_failure_1y": "ICD10CM//I50.*@365d",
     "new_diabetes_1y": "ICD10CM//E11.*@365d",
-    "death_1y": "MEDS_DEATH@365d",
 }
+BASELINES = ("age_sex", "counts_lr", "counts_gbm")
 QUIET = ("--config.report.enabled=False", "--config.tensorboard=False", "--config.log_every=100")
 SIZE = {
     "behrt": ("num_layers=2", "num_heads=4", "hidden_dim=128", "embedding_dim=128", "dropout=0.1"),
@@ -53,31 +63,49 @@ STEPS = {
     "gpt2": (300, 400),
     "lstm": (250, 350),
     "visit_lstm": (2500, 1500),
-    "fading": (1600, 8000),
+    "fading": (2400, 0),
 }
 RATE = {"behrt": 1.5e-3, "gpt2": 1.5e-3, "lstm": 1.5e-3, "visit_lstm": 3e-3, "fading": 3e-3}
 # Rows of a batch and places of a row. Only sums cost the same however long a history is.
 ROWS = {"behrt": (16, 512), "gpt2": (16, 512), "lstm": (16, 512), "visit_lstm": (16, 512), "fading": (4, 2048)}
-TIMES = (
-    "--config.objective.codes=('ENCOUNTER//','ICD10CM//','RXNORM//','MEDS_DEATH')",
-    "--config.objective.observed_until=2024-12-27",  # the hospital's last day of data
-)
+LAST_DAY = "--config.objective.observed_until=2024-12-27"  # of the hospital's data
 PRETRAINING = {
     "behrt": ("--config.objective.tied=True",),
-    "visit_lstm": TIMES,
-    # Categories of diagnoses, until they are first made.
+    "visit_lstm": ("--config.objective.codes=('ENCOUNTER//','ICD10CM//','RXNORM//','MEDS_DEATH')", LAST_DAY),
+    # Categories of diagnoses, until they are first made; and bins of laboratory values.
     "fading": (
-        *TIMES, "--config.objective.visits=256", r"--config.objective.groups=ICD10CM//[A-Z]\d\w",
+        "--config.objective.codes=('ENCOUNTER//','ICD10CM//','RXNORM//','MEDS_DEATH','LOINC//')", LAST_DAY,
+        "--config.objective.visits=256", r"--config.objective.groups=ICD10CM//[A-Z]\d\w",
         "--config.objective.firsts=('ICD10CM//',)",
     ),
 }  # fmt: skip
-FINETUNING = {"fading": ("--config.model.dropout=0.3",)}
+
+
+_mine = threading.local()
+
+
+def at_once(workers: int, jobs: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Does jobs side by side, each on its own share of the cores: what is this small keeps one core busy."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    workers = max(1, min(workers, len(cores) or 1))
+    shares: queue.Queue[list[int]] = queue.Queue()
+    for worker in range(workers):
+        shares.put(cores[worker::workers])
+
+    def take() -> None:
+        _mine.cores = shares.get()
+
+    with ThreadPoolExecutor(workers, initializer=take) as pool:
+        return [done.result() for done in [pool.submit(job) for job in jobs]]
 
 
 def verb(*arguments: object) -> None:
     """Runs a verb of ehrjax, and says how long it took."""
-    begun = time.monotonic()
-    subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True)
+    begun, cores = time.monotonic(), getattr(_mine, "cores", [])
+    threads = {name: str(len(cores)) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")} if cores else {}
+    pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+    command = [sys.executable, "-m", *map(str, arguments)]
+    subprocess.run(command, check=True, env={**os.environ, **threads}, preexec_fn=pin)
     told = [part for part in map(str, arguments) if part.startswith(("--workdir", "--output"))]
     print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {told[-1]}", flush=True)
 
@@ -90,10 +118,10 @@ def trained(folder: Path, *arguments: object) -> Path:
 
 
 def prepared(work: Path, args: argparse.Namespace) -> None:
-    """The hospital, its labels with true probabilities, and tokens. A large share is held out, for narrow intervals."""
+    """The hospital, its labels with true probabilities, and tokens."""
     if not (work / "events").exists():
         verb(
-            "ehrjax.prepare", "synthetic", f"--patients={args.patients}", "--splits=0.79,0.05", "--labels",
+            "ehrjax.prepare", "synthetic", f"--patients={args.patients}", "--splits=0.955,0.015", "--labels",
             "--truth=tuning,held_out", f"--output={work / 'events'}",
         )  # fmt: skip
     if not (work / "tokens").exists():
@@ -149,7 +177,6 @@ def finetuned(work: Path, model: str, seed: int, args: argparse.Namespace) -> Pa
         f"--config.data.max_segments={places // 21}",
         "--config.optimizer.learning_rate=7e-4",
         "--config.optimizer.weight_decay=0.1",
-        *FINETUNING.get(model, ()),
         f"--config.schedule.warmup_steps={min(50, steps // 4)}",
         f"--config.eval_every={steps // 5}",
         "--config.early_stopping.patience=0",
@@ -158,23 +185,59 @@ def finetuned(work: Path, model: str, seed: int, args: argparse.Namespace) -> Pa
     )
 
 
-def reported(work: Path, task: str, args: argparse.Namespace) -> Path:
-    """The report of a task on all runs and baselines."""
-    output = work / f"report-{task}"
+def evaluated(output: Path, work: Path, task: str, *arguments: object) -> Path:
+    """A report on the labels of a task; one that is there is not made again."""
     if not output.exists():
-        runs = [
-            f"--workdir={model}_{seed}={finetuned(work, model, seed, args)}"
-            for seed in range(args.seeds)
-            for model in MODELS
-        ]
-        where = f"--labels={label_folder(work, task)}", f"--events={work / 'events'}", f"--output={output}"
-        verb("ehrjax.evaluate", *runs, *where)
-    return output
+        verb("ehrjax.evaluate", f"--labels={label_folder(work, task)}", *arguments, f"--output={output}")
+    return output / "predictions"
+
+
+def baselines(work: Path, task: str) -> Path:
+    """What counts say."""
+    chosen = f"--events={work / 'events'}", f"--baselines={','.join(BASELINES)}"
+    return evaluated(work / f"baselines-{task}", work, task, *chosen)
+
+
+def probed(work: Path, task: str, seed: int, args: argparse.Namespace) -> Path:
+    """What boosted trees make of what the frozen model knows."""
+    run = f"--workdir={FROZEN}_{seed}={pretrained(work, FROZEN, seed, args)}"
+    found = evaluated(work / f"{FROZEN}-{seed}-{task}", work, task, run, "--probe=trees", "--baselines=none")
+    return found / f"trees_{FROZEN}_{seed}"
+
+
+def together(work: Path, task: str, args: argparse.Namespace) -> Path:
+    """The mean log odds of all seeds' trees."""
+    from ehrjax.evals import prediction_files
+
+    folder = work / f"{TOGETHER}-{task}"
+    parts = [probed(work, task, seed, args) for seed in range(args.seeds)]
+    folder.mkdir(exist_ok=True)
+    for split in ("tuning", "held_out"):
+        if (folder / f"{split}.parquet").exists():
+            continue
+        given = [prediction_files.read(part / f"{split}.parquet") for part in parts]
+        risks = np.clip([own.values.astype(np.float64) for own in given], 1e-6, 1 - 1e-6)
+        odds = np.log(risks / (1 - risks)).mean(axis=0)
+        mean = replace(given[0], values=(1 / (1 + np.exp(-odds))).astype(np.float32))
+        prediction_files.write(folder / f"{split}.parquet", mean, 0.5)
+    return folder
+
+
+def reported(work: Path, task: str, args: argparse.Namespace) -> Path:
+    """The report of a task on all runs and baselines: the folder of its predictions."""
+    seeds = range(args.seeds)
+    runs = [f"--workdir={model}_{seed}={finetuned(work, model, seed, args)}" for seed in seeds for model in MODELS]
+    given = {name: baselines(work, task) / name for name in BASELINES}
+    given |= {f"{FROZEN}_{seed}": probed(work, task, seed, args) for seed in seeds}
+    given[TOGETHER] = together(work, task, args)
+    predictions = [f"--predictions={name}={path}" for name, path in given.items()]
+    events = f"--events={work / 'events'}", "--baselines=none", "--reference=counts_lr"
+    return evaluated(work / f"report-{task}", work, task, *runs, *predictions, *events)
 
 
 def zero_shot(work: Path, task: str, args: argparse.Namespace) -> Path:
     """A report on the labels that futures were sampled for: their risks beside what the first report holds."""
-    output, futures = work / f"report-{task}-zero-shot", work / f"futures-{task}"
+    futures = work / f"futures-{task}"
     if not futures.exists():
         verb(
             "ehrjax.generate",
@@ -188,12 +251,11 @@ def zero_shot(work: Path, task: str, args: argparse.Namespace) -> Path:
             "--no_trajectories",
             f"--output={futures}",
         )
-    if not output.exists():
-        first = reported(work, task, args) / "predictions"
-        others = [f"--predictions={path.name}={path}" for path in sorted(first.iterdir()) if path.name != "oracle"]
-        where = f"--labels={label_folder(work, task)}", f"--output={output}", "--reference=counts_lr", "--partial"
-        asked = f"--predictions=zero_shot_gpt2={futures / 'predictions' / (task + '.parquet')}"
-        verb("ehrjax.evaluate", asked, *others, *where)
+    first = reported(work, task, args)
+    others = [f"--predictions={path.name}={path}" for path in sorted(first.iterdir()) if path.name != "oracle"]
+    asked = f"--predictions=zero_shot_gpt2={futures / 'predictions' / (task + '.parquet')}"
+    output = work / f"report-{task}-zero-shot"
+    evaluated(output, work, task, asked, *others, "--reference=counts_lr", "--partial")
     return output
 
 
@@ -202,12 +264,14 @@ def summary(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
     from ehrjax.evals import prediction_files
     from ehrjax.metrics import discrimination
 
-    folder = reported(work, task, args) / "predictions"
+    folder, seeds = reported(work, task, args), range(args.seeds)
     names = {
         "age and sex": ["age_sex"],
         "counts, linear": ["counts_lr"],
         "counts, boosted trees": ["counts_gbm"],
-        **{LABELS[model]: [f"{model}_{seed}" for seed in range(args.seeds)] for model in MODELS},
+        **{label: [f"{model}_{seed}" for seed in seeds] for model, label in LABELS.items()},
+        "fading sums, frozen, boosted trees": [f"{FROZEN}_{seed}" for seed in seeds],
+        "the same, all seeds together": [TOGETHER],
         "best possible": ["oracle"],
     }
     flat = [name for group in names.values() for name in group]
@@ -220,28 +284,56 @@ def summary(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
     draws = dict(zip(flat, drawn))
     mean = {label: np.mean([values[name] for name in group]) for label, group in names.items()}
     resampled = {label: np.mean([draws[name] for name in group], axis=0) for label, group in names.items()}
-    base, best = "counts, linear", "best possible"
-    rows = {}
+    best, rows = "best possible", {}
     for label in names:
-        above = resampled[label] - resampled[base]
-        closed = above / (resampled[best] - resampled[base])
         rows[label] = {
             "auroc": [float(mean[label]), *discrimination.interval(resampled[label])],
             "seeds": [float(values[name]) for name in names[label]],
-            "difference": [float(mean[label] - mean[base]), *discrimination.interval(above)],
-            "closed": [
-                float((mean[label] - mean[base]) / (mean[best] - mean[base])),
-                *discrimination.interval(closed),
-            ],
         }
+        for base in ("counts, linear", "counts, boosted trees"):
+            value, above = mean[label] - mean[base], resampled[label] - resampled[base]
+            closed = value / (mean[best] - mean[base]), above / (resampled[best] - resampled[base])
+            rows[label][f"minus {base}"] = [float(value), *discrimination.interval(above)]
+            rows[label][f"closed from {base}"] = [float(closed[0]), *discrimination.interval(closed[1])]
     return {"labels": len(first), "positives": int(first.truth.sum()), "rows": rows}
+
+
+def told(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What is found for a task, said as a table too."""
+    found = summary(work, task, args)
+    futures = json.loads((zero_shot(work, task, args) / "metrics.json").read_text())["result"]
+    found["zero_shot"] = {
+        "labels": futures["labels"],
+        **{m["name"]: m["metrics"]["auroc"] for m in futures["models"]},
+    }
+    print(f"\n{task}: {found['labels']:,} held-out labels, {found['positives']:,} positive")
+    columns = ("minus counts, linear", "closed from counts, linear", "minus counts, boosted trees")
+    print("| | AUROC | " + " | ".join(columns) + " |\n|---|" + "---|" * (len(columns) + 1))
+    for label, row in found["rows"].items():
+        cells = []
+        for name in ("auroc", *columns):
+            value, low, high = row[name]
+            share = name.startswith("closed")
+            cells.append(
+                f"{100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+                if share
+                else f"{value:.3f} ({low:.3f} to {high:.3f})"
+            )
+        print(f"| {label} | " + " | ".join(cells) + " |")
+    shown = found["zero_shot"]
+    for name in ("zero_shot_gpt2", "counts_lr", "gpt2_0", "oracle"):
+        one = shown[name]
+        interval = f"({one['low']:.3f} to {one['high']:.3f})"
+        print(f"on {shown['labels']:,} labels, {name}: {one['value']:.3f} {interval}")
+    print(flush=True)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work")
     parser.add_argument("--smoke", action="store_true")
-    sizes = dict(patients=72_000, seeds=3, samples=16, limit=600, parallel=2)
+    sizes = dict(patients=160_000, seeds=3, samples=16, limit=600, parallel=2)
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--steps", type=float, default=1.0, help="times the steps of each training")
@@ -249,36 +341,21 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.patients, args.seeds, args.steps, args.samples, args.limit = 1000, 1, 0.0, 2, 20
+    begun = time.monotonic()
     work = Path(args.work or tempfile.mkdtemp(prefix="synthetic-benchmark-"))
     work.mkdir(parents=True, exist_ok=True)
     prepared(work, args)
-    # A model this small keeps one core busy.
-    with ThreadPoolExecutor(args.parallel) as pool:
-        pairs = [(model, seed) for model in MODELS for seed in range(args.seeds)]
-        list(pool.map(lambda pair: finetuned(work, *pair, args), pairs))
-    told = {}
-    for task in TASKS[:1] if args.smoke else TASKS:
-        told[task] = summary(work, task, args)
-        futures = json.loads((zero_shot(work, task, args) / "metrics.json").read_text())["result"]
-        told[task]["zero_shot"] = {
-            "labels": futures["labels"],
-            **{m["name"]: m["metrics"]["auroc"] for m in futures["models"]},
-        }
-        print(f"\n{task}: {told[task]['labels']:,} held-out labels, {told[task]['positives']:,} positive")
-        print("| | AUROC | minus counts, linear | gap closed |\n|---|---|---|---|")
-        for label, row in told[task]["rows"].items():
-            cells = [f"{v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" for v in (row["auroc"], row["difference"])]
-            share = row["closed"]
-            cells.append(f"{100 * share[0]:.0f} % ({100 * share[1]:.0f} to {100 * share[2]:.0f})")
-            print(f"| {label} | " + " | ".join(cells) + " |")
-        shown = told[task]["zero_shot"]
-        for name in ("zero_shot_gpt2", "counts_lr", "gpt2_0", "oracle"):
-            found = shown[name]
-            interval = f"({found['low']:.3f} to {found['high']:.3f})"
-            print(f"on {shown['labels']:,} labels, {name}: {found['value']:.3f} {interval}")
-        print(flush=True)
+    tasks, seeds = TASKS[:1] if args.smoke else TASKS, range(args.seeds)
+    jobs = [partial(baselines, work, task) for task in tasks]
+    jobs += [partial(pretrained, work, FROZEN, seed, args) for seed in seeds]
+    jobs += [partial(finetuned, work, model, seed, args) for model in MODELS for seed in seeds]
+    at_once(args.parallel, jobs)
+    at_once(args.parallel, [partial(probed, work, task, seed, args) for task in tasks for seed in seeds])
+    at_once(args.parallel, [partial(zero_shot, work, task, args) for task in tasks])
+    found = {task: told(work, task, args) for task in tasks}
+    print(f"{(time.monotonic() - begun) / 60:.0f} minutes in all")
     if args.output:
-        Path(args.output).write_text(json.dumps(told, indent=1))
+        Path(args.output).write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def report(made):
             f"--labels={made / 'events' / 'labels' / TASKS[0]}",
             f"--events={made / 'events'}",
             f"--output={made / 'report'}",
-            "--probe",
+            "--probe=linear,trees",
             "--few_shot=1,4",
             "--robustness",
             "--resamples=50",
@@ -83,7 +83,7 @@ def test_what_a_fine_tuned_run_knows(made):
 def test_metrics_are_those_of_the_written_predictions(report):
     told = json.loads((report / "metrics.json").read_text())
     names = [model["name"] for model in told["result"]["models"]]
-    assert names == ["majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two", "oracle"]
+    assert names == ["majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two", "trees_two", "oracle"]
     for model in told["result"]["models"]:
         own = prediction_files.read(report / "predictions" / model["name"] / "held_out.parquet")
         assert len(own) == told["result"]["labels"]
@@ -100,7 +100,7 @@ def test_oracle_groups_robustness_cost_and_shots_are_told(report):
     told = json.loads((report / "metrics.json").read_text())
     result = told["result"]
     assert set(result["oracle"]["models"]) == {
-        "majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two",
+        "majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two", "trees_two",
     }  # fmt: skip
     assert not any(found["leak"] for found in result["oracle"]["models"].values())
     for column in ("sex", "age", "race", "insurance"):

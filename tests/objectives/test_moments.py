@@ -5,12 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import polars as pl
 import pytest
 
 from ehrjax.core import config as configs
 from ehrjax.data import labelled, pipeline, token_dataset
-from ehrjax.evals import predicting
+from ehrjax.evals import packed, predicting
 from ehrjax.ingest.labels import reading
 from ehrjax.objectives import classification, moments
 from ehrjax.training import run
@@ -44,26 +43,8 @@ def test_ages_and_silences_are_mixtures_of_their_knots():
     np.testing.assert_array_equal(plain[0, 0, len(moments.AGES) :], np.eye(len(moments.GAPS))[0])
 
 
-@pytest.fixture(scope="module")
-def asked(toy_tokens, tmp_path_factory):
-    """Three labels a subject at random times from its first event to three years after its last."""
-    dataset, generator, rows = token_dataset.open_tokens(toy_tokens), np.random.default_rng(0), []
-    for name in ("train", "tuning"):
-        split = dataset.split(name)
-        for i in range(len(split)):
-            subject = split.subject(i)
-            times = subject.times[subject.num_static :]
-            drawn = np.sort(generator.integers(times[0], times[-1] + 3 * 365 * DAY * 60_000_000, 3))
-            rows += [(subject.subject_id, int(time), bool(generator.random() < 0.5)) for time in drawn]
-    schema = {"subject_id": pl.Int64, "prediction_time": pl.Int64, "boolean_value": pl.Boolean}
-    path = tmp_path_factory.mktemp("moments") / "task.parquet"
-    frame = pl.DataFrame(rows, schema=schema, orient="row").unique(["subject_id", "prediction_time"], keep="first")
-    frame.with_columns(pl.col("prediction_time").cast(pl.Datetime("us"))).write_parquet(path)
-    return path
-
-
 @pytest.mark.parametrize("shared", [1, 8])
-def test_training_and_prediction_know_the_same_moment(toy_tokens, asked, tmp_path, shared):
+def test_training_and_prediction_know_the_same_moment(toy_tokens, toy_labels, tmp_path, shared):
     config = configs.to_dict(configs._parse(["--config=configs/gpt2.py:smoke"]))
     config["data"]["context_length"] = config["model"]["max_positions"] = 256
     config["objective"] = dict(name="classification", pooling="last", dropout=0.0, prediction_time=True)
@@ -73,7 +54,7 @@ def test_training_and_prediction_know_the_same_moment(toy_tokens, asked, tmp_pat
     opened = run.Run(tmp_path, config, vocabulary, params, 0, parts)
     dataset = token_dataset.open_tokens(toy_tokens)
     settings = pipeline.Settings(
-        str(toy_tokens), context_length=256, max_segments=8, labels=str(asked), labels_per_window=shared
+        str(toy_tokens), context_length=256, max_segments=8, labels=str(toy_labels), labels_per_window=shared
     )
     part = pipeline.open_split(dataset, "train", settings)
     epoch = pipeline.plan_epoch(part, settings, seed=None)
@@ -84,17 +65,17 @@ def test_training_and_prediction_know_the_same_moment(toy_tokens, asked, tmp_pat
     keys = zip(owner.tolist(), batch["times"][rows, anchors].tolist(), batch["label_gaps"][rows, places].tolist())
     told = dict(zip(keys, np.asarray(opened.predictions(batch)["probabilities"])[rows, places, 0].tolist()))
     # Each label by itself: whose it is, its last token, and the whole minutes from there to its own time.
-    labels = reading.read_labels(str(asked))
+    labels = reading.read_labels(str(toy_labels))
     alone = labelled.join(dataset.split("train"), labels, labelled.Target("yes_no"), context_length=256, where="")
     content, times = predicting.content_of(alone), alone.prediction_times
     last = [int(subject.times[stop - 1]) for subject, _, stop in content]
     gaps = [(int(time) - before) // 60_000_000 for time, before in zip(times, last)]
-    found = predicting.outputs(opened, content, times, "probabilities")[:, 0]
+    found = predicting.outputs(opened, content, packed.whole(content, times), "probabilities")[:, 0]
     expected = dict(zip(zip([subject.subject_id for subject, _, _ in content], last, gaps), found.tolist()))
     assert told.keys() == expected.keys() and len(told) > 300 and max(gaps) > 365 * DAY
     np.testing.assert_allclose([told[key] for key in expected], list(expected.values()), atol=2e-5)
     # The time does matter, and at the last token itself it is no gap.
-    at_once = predicting.outputs(opened, content, np.array(last), "probabilities")[:, 0]
+    at_once = predicting.outputs(opened, content, packed.whole(content, np.array(last)), "probabilities")[:, 0]
     assert np.abs(found - at_once).max() > 1e-3
 
 

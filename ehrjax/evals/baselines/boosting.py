@@ -18,6 +18,8 @@ _FIRST, _MOST = 100, 800
 _L2 = 1.0
 # The share of columns that a split may choose from: faster, and trees differ more.
 _COLUMNS = 0.3
+# From so many numbers on, trees take hours: then the first of the grid alone, and a smaller share.
+_MANY, _COLUMNS_OF_MANY = 50_000_000, 0.1
 
 Model = HistGradientBoostingClassifier | HistGradientBoostingRegressor
 
@@ -34,6 +36,8 @@ def fit_boosted(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Fits each setting of the grid on train, and takes the one, and its number of trees, with the least tuning loss.
 
+    Of very many numbers it is the first setting alone, and only the number of trees is chosen.
+
     Args:
       x: [N, D], NaN where absent.
       truth: of N labels: yes_no, classes or number.
@@ -47,8 +51,10 @@ def fit_boosted(
     best: tuple[float, Model | None, int] = (np.inf, None, 0)
     chosen: dict[str, Any] = {}
     tried = {}
-    for rate, leaves in grid if len(tuning) else grid[:1]:
-        trees, loss, model = _grow(x, truth, train, tuning, rate, leaves, seed)
+    many = len(train) * x.shape[1] >= _MANY
+    for rate, leaves in grid if len(tuning) and not many else grid[:1]:
+        model = _fresh(truth.kind, rate, leaves, _COLUMNS_OF_MANY if many else _COLUMNS, seed)
+        trees, loss = _grow(model, x, truth, train, tuning)
         tried[f"rate {rate:g}, {leaves} leaves"] = loss
         if not chosen or loss < best[0]:
             best = (loss, model, trees)
@@ -58,31 +64,34 @@ def fit_boosted(
     return stage, chosen | {"tried": tried}
 
 
-def _grow(
-    x: np.ndarray, truth: Outcomes, train: np.ndarray, tuning: np.ndarray, rate: float, leaves: int, seed: int
-) -> tuple[int, float | None, Model]:
-    """(best number of trees, its loss a tuning label, the model)."""
-    kind = HistGradientBoostingRegressor if truth.kind == "number" else HistGradientBoostingClassifier
-    model = kind(
+def _fresh(kind: str, rate: float, leaves: int, columns: float, seed: int) -> Model:
+    made = HistGradientBoostingRegressor if kind == "number" else HistGradientBoostingClassifier
+    return made(
         learning_rate=rate,
         max_leaf_nodes=leaves,
         l2_regularization=_L2,
-        max_features=_COLUMNS,
+        max_features=columns,
         early_stopping=False,
         warm_start=True,
         random_state=seed,
     )
+
+
+def _grow(
+    model: Model, x: np.ndarray, truth: Outcomes, train: np.ndarray, tuning: np.ndarray
+) -> tuple[int, float | None]:
+    """Fits the model; its best number of trees, and that one's loss a tuning label."""
     answer = truth.truth.argmax(axis=1) if truth.kind == "classes" else truth.truth[:, 0]
     trees = _FIRST
     while True:
         model.set_params(max_iter=trees)
         model.fit(x[train], answer[train])
         if not len(tuning):
-            return trees, None, model
+            return trees, None
         losses = [_loss(stage, truth.take(tuning)) for stage in _stages(model, truth, x[tuning])]
         best = int(np.argmin(losses))
         if best < 0.8 * trees or trees >= _MOST:
-            return best + 1, float(losses[best]), model
+            return best + 1, float(losses[best])
         trees *= 2
 
 

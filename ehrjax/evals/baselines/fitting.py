@@ -18,13 +18,14 @@ from ehrjax.evals.baselines.features import Features
 from ehrjax.evals.baselines.outcomes import Outcomes, kaplan_meier, outcomes, survival_of
 from ehrjax.ingest.meds import TRAIN, TUNING
 
-MAJORITY, AGE_SEX, COUNTS_LR, COUNTS_GBM, PREVIOUS, PROBE = (
+MAJORITY, AGE_SEX, COUNTS_LR, COUNTS_GBM, PREVIOUS, PROBE, TREES = (
     "majority",
     "age_sex",
     "counts_lr",
     "counts_gbm",
     "previous",
     "probe",
+    "trees",
 )
 LABELS = {
     MAJORITY: "same for all",
@@ -33,6 +34,7 @@ LABELS = {
     COUNTS_GBM: "boosted trees on counts",
     PREVIOUS: "codes come again",
     PROBE: "linear on vectors",
+    TREES: "boosted trees on vectors",
 }
 # The kinds of labels (Target.kind) that there are baselines for.
 KINDS = ("yes_no", "classes", "codes", "number", "time")
@@ -40,6 +42,8 @@ KINDS = ("yes_no", "classes", "codes", "number", "time")
 MOST_CODES = 100
 # Columns of boosted trees, beside age and sex; and of the linear models of codes.
 TREE_COLUMNS, CODE_COLUMNS = 600, 300
+# With more numbers than these it is fewer columns, but not under the least.
+TREE_CELLS, LEAST_TREE_COLUMNS = 100_000_000, 100
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,23 @@ def probe(
     return _fitted(name, label, task, lambda: _linear(task, made))
 
 
+def tree_probe(vectors: np.ndarray, task: Task, *, name: str = TREES, label: str = LABELS[TREES]) -> Fitted:
+    """Boosted trees on vectors [N, D] of the task's labels, in their order, as those on counts.
+
+    Raises:
+      InputError: the vectors are of other labels, or not finite, or the labels are of a kind that has no trees.
+    """
+    check_vectors(vectors, len(task.split))
+    check_trees(task.target.kind)
+    return _fitted(name, label, task, lambda: _trees(np.asarray(vectors, np.float32), task))
+
+
+def check_trees(kind: str) -> None:
+    """Raises InputError for a kind of labels that boosted trees are not fitted on."""
+    if COUNTS_GBM not in baselines_for(kind):
+        raise InputError(f"Boosted trees are not fitted on labels of {kind!r}; probe with linear models.")
+
+
 def check_vectors(vectors: np.ndarray | sparse.csr_matrix, labels: int) -> None:
     """Raises InputError unless vectors are finite [labels, D]."""
     if vectors.ndim != 2 or vectors.shape[0] != labels:
@@ -250,10 +271,17 @@ def _linear(task: Task, made: dict[str, Callable[[], linear.Matrix]]) -> tuple[n
 
 
 def _boosted(features: Features, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
-    x = designs.tree_design(features, task.train, task.outcomes.truth[task.train], TREE_COLUMNS)
+    room = TREE_CELLS // len(task.train)
+    most = min(TREE_COLUMNS, max(room, LEAST_TREE_COLUMNS))
+    x = designs.tree_design(features, task.train, task.outcomes.truth[task.train], most)
     if not x.shape[1]:
         return _same_for_all(task), {"fallback": "train has no feature"}
-    found, chosen = boosting.fit_boosted(x, task.outcomes, task.train, task.tuning, task.predicted, seed=task.seed)
+    return _trees(x, task)
+
+
+def _trees(x: np.ndarray, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    rows = (task.train, task.tuning, task.predicted)
+    found, chosen = boosting.fit_boosted(x, task.outcomes, *rows, seed=task.seed)
     return found, chosen | {"columns": x.shape[1]}
 
 

@@ -249,6 +249,32 @@ def test_a_probe_is_the_same_model_on_vectors(found):
         fitting.probe(vectors[1:], task)
 
 
+def test_trees_on_vectors_see_what_no_line_does(found):
+    task = planted.task("yes_no", found)
+    vectors = np.random.default_rng(0).normal(size=(len(found), 6))
+    # Of four quarters the two that touch in the middle hold the yes.
+    task = dataclasses.replace(task, values=(vectors[:, :1] * vectors[:, 1:2] > 0).astype(np.float64))
+    trees, line = fitting.tree_probe(vectors, task, name="mine"), fitting.probe(vectors, task)
+    where = planted.where(task, "held_out")
+    assert quality("yes_no", task.values, trees, where) > 0.95 > 0.6 > quality("yes_no", task.values, line, where)
+    assert trees.name == "mine" and trees.chosen["columns"] == 6
+    with pytest.raises(InputError, match="NaN"):
+        fitting.tree_probe(vectors * np.nan, task)
+    with pytest.raises(InputError, match="not fitted on labels of 'codes'"):
+        fitting.check_trees("codes")
+
+
+def test_trees_of_very_many_numbers_try_one_setting(found, monkeypatch):
+    task = planted.task("yes_no", found)
+    assert len(fitting.fit("counts_gbm", found, task).chosen["tried"]) == len(boosting.GRID)
+    monkeypatch.setattr(boosting, "_MANY", 1)
+    monkeypatch.setattr(fitting, "TREE_CELLS", 1)
+    monkeypatch.setattr(fitting, "LEAST_TREE_COLUMNS", 5)
+    few = fitting.fit("counts_gbm", found, task)
+    assert list(few.chosen["tried"]) == ["rate 0.1, 8 leaves"] and few.chosen["columns"] <= 7
+    assert quality("yes_no", task.values, few, planted.where(task, "held_out")) > 0.6
+
+
 @pytest.mark.parametrize("what", ["nothing known", "no columns"])
 def test_nobody_has_an_age_a_sex_or_a_value(what, found):
     task = planted.task("yes_no", found)
