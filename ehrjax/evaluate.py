@@ -45,6 +45,7 @@ def evaluate(args: argparse.Namespace) -> None:
         decode=args.decode,
         baselines=tuple(name for name in baselines if name and name != "none"),
         probes=_probes(args.probe, few_shot=bool(args.few_shot and opened)),
+        together=_together(args.together),
         few_shot=_sizes(args.few_shot),
         shots=args.shots,
         group_file=groups,
@@ -99,6 +100,16 @@ def _groups(text: str) -> tuple[str, tuple[str, ...]]:
     if not path or not columns:
         raise InputError(f"--groups is {text!r}; write FILE:COLUMN,COLUMN.")
     return path, tuple(columns.split(","))
+
+
+def _together(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for text in given:
+        name, _, members = text.partition("=")
+        found[name] = tuple(filter(None, members.split(",")))
+        if not name or len(found[name]) < 2:
+            raise InputError(f"--together is {text!r}; write NAME=A,B with the names of at least two models.")
+    return found
 
 
 def _probes(text: str, *, few_shot: bool) -> tuple[str, ...]:
@@ -170,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KIND,KIND",
         help="also models on the frozen vectors of each run: linear (default), trees",
     )
+    add("--together", action="append", default=[], metavar="NAME=A,B", help="also the mean log odds of A and B")
     add("--few_shot", default="", metavar="K,K,...", help="curves over k labels of each answer; all: 1 to 128")
     add("--shots", default="", help="EHRSHOT's all_shots_data.json; default: seeded draws")
     add("--groups", default="", metavar="FILE:COLUMN,...", help="further groups, by subject_id (and prediction_time)")

@@ -105,6 +105,7 @@ def evaluate(
             made.append(simple.tree_probe(name, run, own))
         if settings.few_shot:
             vectors[name] = own
+    made += [entries.together(name, members, made) for name, members in settings.together.items()]
     if best := entries.oracle(found, settings.split):
         made.append(best)
     made = entries.on_common_labels(made, found.truth[settings.split].keys)
@@ -203,6 +204,10 @@ def _check_reference(
     settings: Settings,
 ) -> None:
     names = [*baselines, *supervised, *predictions, *probed]
+    for name, members in settings.together.items():
+        if unknown := [member for member in members if member not in names]:
+            raise InputError(f"--together {name} names {unknown[0]!r}; choose {', '.join(names)}.")
+    names += settings.together
     names += ["oracle"] if judged.TRUE_PROBABILITY in found.labels.frame.columns else []
     if settings.reference and settings.reference not in names:
         raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(names)}.")

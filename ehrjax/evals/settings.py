@@ -23,6 +23,7 @@ class Settings:
       decode: see ingest.labels.reading.
       baselines: names of them; empty: none.
       probes: of PROBES, on the frozen vectors of each run.
+      together: name -> names of entries whose mean log odds are an entry too.
       few_shot: sizes k; empty: none.
       shots: EHRSHOT's file of shots; empty: seeded ones.
       group_file, group_columns: further groups.
@@ -42,6 +43,7 @@ class Settings:
     decode: str = ""
     baselines: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
+    together: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     few_shot: tuple[int, ...] = ()
     shots: str = ""
     group_file: str = ""

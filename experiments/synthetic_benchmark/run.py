@@ -23,7 +23,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -206,34 +205,17 @@ def probed(work: Path, task: str, seed: int, args: argparse.Namespace) -> Path:
     return found / f"trees_{FROZEN}_{seed}"
 
 
-def together(work: Path, task: str, args: argparse.Namespace) -> Path:
-    """The mean log odds of all seeds' trees."""
-    from ehrjax.evals import prediction_files
-
-    folder = work / f"{TOGETHER}-{task}"
-    parts = [probed(work, task, seed, args) for seed in range(args.seeds)]
-    folder.mkdir(exist_ok=True)
-    for split in ("tuning", "held_out"):
-        if (folder / f"{split}.parquet").exists():
-            continue
-        given = [prediction_files.read(part / f"{split}.parquet") for part in parts]
-        risks = np.clip([own.values.astype(np.float64) for own in given], 1e-6, 1 - 1e-6)
-        odds = np.log(risks / (1 - risks)).mean(axis=0)
-        mean = replace(given[0], values=(1 / (1 + np.exp(-odds))).astype(np.float32))
-        prediction_files.write(folder / f"{split}.parquet", mean, 0.5)
-    return folder
-
-
 def reported(work: Path, task: str, args: argparse.Namespace) -> Path:
     """The report of a task on all runs and baselines: the folder of its predictions."""
     seeds = range(args.seeds)
     runs = [f"--workdir={model}_{seed}={finetuned(work, model, seed, args)}" for seed in seeds for model in MODELS]
     given = {name: baselines(work, task) / name for name in BASELINES}
     given |= {f"{FROZEN}_{seed}": probed(work, task, seed, args) for seed in seeds}
-    given[TOGETHER] = together(work, task, args)
     predictions = [f"--predictions={name}={path}" for name, path in given.items()]
+    members = ",".join(f"{FROZEN}_{seed}" for seed in seeds)
+    also = [f"--together={TOGETHER}={members}"] if args.seeds > 1 else []
     events = f"--events={work / 'events'}", "--baselines=none", "--reference=counts_lr"
-    return evaluated(work / f"report-{task}", work, task, *runs, *predictions, *events)
+    return evaluated(work / f"report-{task}", work, task, *runs, *predictions, *also, *events)
 
 
 def zero_shot(work: Path, task: str, args: argparse.Namespace) -> Path:
@@ -272,7 +254,7 @@ def summary(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
         "counts, boosted trees": ["counts_gbm"],
         **{label: [f"{model}_{seed}" for seed in seeds] for model, label in LABELS.items()},
         "fading sums, frozen, boosted trees": [f"{FROZEN}_{seed}" for seed in seeds],
-        "the same, all seeds together": [TOGETHER],
+        "the same, all seeds together": [TOGETHER] if args.seeds > 1 else [f"{FROZEN}_0"],
         "best possible": ["oracle"],
     }
     flat = [name for group in names.values() for name in group]

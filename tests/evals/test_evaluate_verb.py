@@ -58,6 +58,7 @@ def report(made):
             f"--events={made / 'events'}",
             f"--output={made / 'report'}",
             "--probe=linear,trees",
+            "--together=both=counts_lr,two",
             "--few_shot=1,4",
             "--robustness",
             "--resamples=50",
@@ -83,7 +84,17 @@ def test_what_a_fine_tuned_run_knows(made):
 def test_metrics_are_those_of_the_written_predictions(report):
     told = json.loads((report / "metrics.json").read_text())
     names = [model["name"] for model in told["result"]["models"]]
-    assert names == ["majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two", "trees_two", "oracle"]
+    assert names == [
+        "majority",
+        "age_sex",
+        "counts_lr",
+        "counts_gbm",
+        "two",
+        "probe_two",
+        "trees_two",
+        "both",
+        "oracle",
+    ]
     for model in told["result"]["models"]:
         own = prediction_files.read(report / "predictions" / model["name"] / "held_out.parquet")
         assert len(own) == told["result"]["labels"]
@@ -96,11 +107,22 @@ def test_metrics_are_those_of_the_written_predictions(report):
     assert told["result"]["reference"] == "counts_lr"
 
 
+def test_several_together_are_their_mean_log_odds(report):
+    for split in ("tuning", "held_out"):
+        risk = {
+            name: prediction_files.read(report / "predictions" / name / f"{split}.parquet").values.astype(np.float64)
+            for name in ("both", "counts_lr", "two")
+        }
+        odds = {name: np.log(values / (1 - values)) for name, values in risk.items()}
+        np.testing.assert_allclose(odds["both"], (odds["counts_lr"] + odds["two"]) / 2, atol=1e-4)
+
+
 def test_oracle_groups_robustness_cost_and_shots_are_told(report):
     told = json.loads((report / "metrics.json").read_text())
     result = told["result"]
     assert set(result["oracle"]["models"]) == {
         "majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two", "trees_two",
+        "both",
     }  # fmt: skip
     assert not any(found["leak"] for found in result["oracle"]["models"].values())
     for column in ("sex", "age", "race", "insurance"):
@@ -243,6 +265,9 @@ def test_bad_input(made, report, tmp_path):
         ([f"--predictions={tmp_path / 'stranger.parquet'}", labels], "a subject without labels"),
         ([f"--predictions={tmp_path / 'turned.parquet'}", labels], "another truth"),
         ([run, labels, "--baselines=magic", f"--events={made / 'events'}"], "magic"),
+        ([run, labels, "--events=", "--probe=forest"], "forest"),
+        ([run, labels, "--events=", "--together=all=two,three"], "three"),
+        ([run, labels, "--events=", "--together=two"], "at least two"),
         ([run, labels, "--reference=nobody", "--events="], "nobody"),
         ([run, labels, "--events=", f"--groups={tmp_path / 'g.csv'}:period"], "of its own"),
         ([run, labels, f"--events={made / 'fewer'}"], "subjects with labels"),
