@@ -92,8 +92,9 @@ def predict(run: Any, part: LabelledSplit, target: Target, task: str) -> Predict
         raise InputError(f"{run.folder} was trained on the tasks {', '.join(own.names)}, none of which is {task}.")
     if own.kind in ("classes", "codes") and own.names != target.names:
         raise InputError(f"{run.folder} was trained on other {own.kind} than those of the labels {task}.")
-    sharing = run.config["data"]["labels_per_window"] > 1  # as it was trained
-    joined = _numbered(part, sharing, whole_visits=run.config["data"]["whole_visits"])
+    given = run.config["data"]
+    sharing = given.get("labels_per_window", 1) > 1  # as it was trained
+    joined = _numbered(part, sharing, whole_visits=given.get("whole_visits", False))
     values, edges = _values(run, content_of(joined), asked_of(joined), task)
     return Predictions(target, keys_of(part), part.labels, values[np.argsort(joined.labels)], edges)
 

@@ -94,6 +94,8 @@ def at_once(workers: int, jobs: Iterable[Callable[[], Any]]) -> list[Any]:
 
     def take() -> None:
         _mine.cores = shares.get()
+        if _mine.cores:
+            os.sched_setaffinity(0, _mine.cores)  # of this thread, and of what it starts
 
     with ThreadPoolExecutor(workers, initializer=take) as pool:
         return [done.result() for done in [pool.submit(job) for job in jobs]]
@@ -103,9 +105,8 @@ def verb(*arguments: object) -> None:
     """Runs a verb of ehrjax, and says how long it took."""
     begun, cores = time.monotonic(), getattr(_mine, "cores", [])
     threads = {name: str(len(cores)) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")} if cores else {}
-    pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
     command = [sys.executable, "-m", *map(str, arguments)]
-    subprocess.run(command, check=True, env={**os.environ, **threads}, preexec_fn=pin)
+    subprocess.run(command, check=True, env={**os.environ, **threads})
     told = [part for part in map(str, arguments) if part.startswith(("--workdir", "--output"))]
     print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {told[-1]}", flush=True)
 
@@ -290,7 +291,8 @@ def told(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
         **{m["name"]: m["metrics"]["auroc"] for m in futures["models"]},
     }
     print(f"\n{task}: {found['labels']:,} held-out labels, {found['positives']:,} positive")
-    columns = ("minus counts, linear", "closed from counts, linear", "minus counts, boosted trees")
+    bases = ("counts, linear", "counts, boosted trees")
+    columns = [f"{what} {base}" for base in bases for what in ("minus", "closed from")]
     print("| | AUROC | " + " | ".join(columns) + " |\n|---|" + "---|" * (len(columns) + 1))
     for label, row in found["rows"].items():
         cells = []

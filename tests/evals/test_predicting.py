@@ -10,7 +10,7 @@ import pytest
 
 from ehrjax.core import config as configs
 from ehrjax.data import labelled, token_dataset
-from ehrjax.evals import predicting
+from ehrjax.evals import packed, predicting
 from ehrjax.ingest.labels import reading
 from ehrjax.training import run
 from ehrjax.vocab import vocabulary as vocabularies
@@ -19,7 +19,7 @@ CONTEXT = 128
 TARGET = labelled.Target("yes_no")
 
 
-@pytest.fixture(scope="module", params=["gpt2", "fading", "behrt"])
+@pytest.fixture(scope="module")
 def opened(request, toy_tokens, tmp_path_factory):
     """A model with random parameters, and the labels of train; some histories are longer than the context."""
     config = configs.to_dict(configs._parse([f"--config=configs/{request.param}.py:smoke"]))
@@ -42,9 +42,8 @@ def part(toy_tokens, toy_labels):
     return labelled.join(split, labels, TARGET, context_length=CONTEXT, where="")
 
 
+@pytest.mark.parametrize("opened", ["gpt2", "fading"], indirect=True)
 def test_labels_that_share_a_window_are_predicted_as_alone(opened, part):
-    if opened.parts.sees_future is True:
-        pytest.skip("every position sees all of the window, so no two labels can share one")
     alone = predicting.predict(opened, part, TARGET, "task")
     data = {**opened.config["data"], "labels_per_window": 8}
     shared = predicting.predict(replace(opened, config={**opened.config, "data": data}), part, TARGET, "task")
@@ -54,12 +53,13 @@ def test_labels_that_share_a_window_are_predicted_as_alone(opened, part):
     np.testing.assert_allclose(shared.values, alone.values, atol=2e-5)
 
 
+@pytest.mark.parametrize("opened", ["gpt2", "fading", "behrt"], indirect=True)
 def test_vectors_are_those_of_each_window_alone(opened, part):
     """With what the model knows beside its hidden state, if it tells."""
     found = predicting.vectors(opened, part, ("mean", "last"))
     tokens = opened.vocabulary.num_specials
     for at, (subject, start, stop) in list(enumerate(predicting.content_of(part)))[::17]:
-        batch = {name: array[:1] for name, array in _batch(opened, (subject, start, stop)).items()}
+        batch, _ = next(packed.batches(opened, [(subject, start, stop)], 1))
         seen = np.concatenate([subject.tokens[: subject.num_static], subject.tokens[start:stop]])
         states = np.asarray(opened.states(batch))[0, : len(seen)]
         np.testing.assert_allclose(found["last"][at], states[-1], atol=1e-4)
@@ -68,12 +68,6 @@ def test_vectors_are_those_of_each_window_alone(opened, part):
         np.testing.assert_allclose(states[:, : hidden.shape[1]], hidden, atol=1e-5)
     wider = found["last"].shape[1] > hidden.shape[1]
     assert wider == (opened.config["model"]["name"] == "fading")
-
-
-def _batch(opened, window):
-    from ehrjax.evals import packed
-
-    return next(packed.batches(opened, [window], 1))[0]
 
 
 def test_when_a_label_is_asked(part):
