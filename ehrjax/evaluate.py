@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrjax.core.errors import InputError, exits_cleanly
-from ehrjax.evals.settings import LINEAR, PROBES
+from ehrjax.evals.settings import BY_LABELS, LINEAR, PROBES
 
 FEW_SHOT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 
@@ -45,6 +45,7 @@ def evaluate(args: argparse.Namespace) -> None:
         decode=args.decode,
         baselines=tuple(name for name in baselines if name and name != "none"),
         probes=_probes(args.probe, few_shot=bool(args.few_shot and opened)),
+        zero_shot=args.zero_shot,
         together=_together(args.together),
         few_shot=_sizes(args.few_shot),
         shots=args.shots,
@@ -180,6 +181,14 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="KIND,KIND",
         help="also models on the frozen vectors of each run: linear (default), trees",
+    )
+    add(
+        "--zero_shot",
+        nargs="?",
+        const=BY_LABELS,
+        default="",
+        metavar="CODE@HORIZON",
+        help="also the risk of a code that runs of times to events know without labels; default: what the labels ask",
     )
     add("--together", action="append", default=[], metavar="NAME=A,B", help="also the mean log odds of A and B")
     add("--few_shot", default="", metavar="K,K,...", help="curves over k labels of each answer; all: 1 to 128")

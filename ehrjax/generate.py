@@ -18,7 +18,8 @@ def generate(args: argparse.Namespace) -> None:
     import ehrjax
     from ehrjax.core import files
     from ehrjax.data import token_dataset
-    from ehrjax.generation import asking, clock, decode, events, generating, prompts, sampling, schedule
+    from ehrjax.generation import asking, clock, decode, generating, prompts, sampling, schedule
+    from ehrjax.vocab import events
 
     if (args.labels is None) == (args.at is None):
         raise InputError("Say when is asked: --labels=FILE or --at=TIME, one of them.")
@@ -106,8 +107,9 @@ def _asked(args: argparse.Namespace, splits: Sequence[Any], run: Any, horizon: i
     """(subject_id, prediction_time, perhaps boolean_value); the event that a label folder asks about; its name."""
     import polars as pl
 
-    from ehrjax.generation import asking, events
+    from ehrjax.generation import asking
     from ehrjax.ingest.labels import reading
+    from ehrjax.vocab import events
 
     offset = 0
     if args.offset:

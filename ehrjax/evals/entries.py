@@ -11,11 +11,12 @@ import polars as pl
 
 from ehrjax.core import config as configs
 from ehrjax.core.errors import InputError
-from ehrjax.evals import judged, judging, predicting, prediction_files
+from ehrjax.evals import judged, judging, predicting, prediction_files, rated
 from ehrjax.evals.comparing import Entry
 from ehrjax.evals.judged import Judged
 from ehrjax.evals.prediction_files import KEYS, Predictions
 from ehrjax.ingest.meds import TUNING
+from ehrjax.vocab.events import Event
 
 # A probability of 0 or 1 has no odds.
 _LEAST = 1e-6
@@ -38,6 +39,29 @@ def of_run(name: str, run: Any, found: Judged, split: str) -> Entry:
         "trained on": run.config["data"]["labels"],
     }
     return Entry(name, name, "model", made[split], made.get(TUNING), told)
+
+
+def of_rates(name: str, run: Any, found: Judged, split: str, event: Event) -> Entry:
+    """The risk that a run of times to events gives, without having seen a label."""
+    parts = found.tokens[name].parts
+    made = {
+        where: judged.aligned(rated.predict(run, parts[where], event), found.truth[where].keys)
+        for where in dict.fromkeys((TUNING, split))
+        if where in parts and where in found.truth
+    }
+    strings = [string for string, chosen in zip(run.vocabulary.strings, event.tokens) if chosen]
+    more = f" and {len(strings) - 1} more" if len(strings) > 1 else ""
+    told = {
+        "run": str(run.folder),
+        "risk of": f"{strings[0]}{more} within {event.horizon / 1440:g} days",
+        "labels seen": "none",
+    }
+    return Entry(zero_shot_name(name), f"{name}, zero-shot", "model", made[split], made.get(TUNING), told)
+
+
+def zero_shot_name(name: str) -> str:
+    """Of the entry of a run's risks without labels."""
+    return f"zero_shot_{name}"
 
 
 def of_file(name: str, path: str, found: Judged, split: str, *, partial: bool) -> Entry:

@@ -29,17 +29,20 @@ from ehrjax.evals import (
     judging,
     predicting,
     prediction_files,
+    rated,
     stress,
 )
 from ehrjax.evals.baselines import fitting, subject_groups
 from ehrjax.evals.comparing import Entry
 from ehrjax.evals.judged import Judged
 from ehrjax.evals.prediction_files import KEYS, Predictions
-from ehrjax.evals.settings import LINEAR, TREES, Settings
+from ehrjax.evals.settings import BY_LABELS, LINEAR, TREES, Settings
 from ehrjax.evals.simple_models import EDGES_DAYS, POOLS, Simple, tree_pool
 from ehrjax.ingest import meds
 from ehrjax.ingest.fingerprint import fingerprint
 from ehrjax.ingest.meds import TRAIN, TUNING
+from ehrjax.vocab import events
+from ehrjax.vocab.events import Event
 
 ALL = "all"
 _REFERENCES = (fitting.COUNTS_LR, fitting.PREVIOUS)
@@ -66,8 +69,10 @@ def evaluate(
     found = judging.collect(runs, predictions, settings)
     supervised = {name: run for name, run in runs.items() if (run.folder / predicting.TARGET_FILE).is_file()}
     others = [run for name, run in runs.items() if name not in supervised]
-    if others and not settings.probes:
-        predicting.target_of(others[0])  # says what is missing
+    asked = _events(runs, found, settings)
+    unused = [run for run in others if not settings.probes and not any(run is runs[name] for name in asked)]
+    if unused:
+        predicting.target_of(unused[0])  # says what is missing
     simple = _simple(supervised, found, settings)
     baselines, probes = _baselines(found, settings), settings.probes
     if settings.split == TRAIN and (baselines or probes):
@@ -79,13 +84,17 @@ def evaluate(
         fitting.check_trees(found.target.kind)
     names = {LINEAR: fitting.PROBE, TREES: fitting.TREES}
     probed = [f"{names[kind]}_{name}" for name in runs for kind in probes]
-    _check_reference(baselines, probed, supervised, predictions, found, settings)
+    zero_shot = [entries.zero_shot_name(name) for name in asked]
+    _check_reference(baselines, [*probed, *zero_shot], supervised, predictions, found, settings)
     groups = _groups(found.truth[settings.split], settings)
     # What may be refused comes before what takes long.
     trained: list[Entry] = []
     for name, run in supervised.items():
         say(f"predictions of {name}")
         trained.append(entries.of_run(name, run, found, settings.split))
+    for name, event in asked.items():
+        say(f"risks of {name} without labels")
+        trained.append(entries.of_rates(name, runs[name], found, settings.split, event))
     for name, path in predictions.items():
         trained.append(entries.of_file(name, path, found, settings.split, partial=settings.partial))
     made: list[Entry] = []
@@ -155,6 +164,34 @@ def _simple(supervised: Mapping[str, Any], found: Judged, settings: Settings) ->
     edges = own.pop() if len(own) == 1 else EDGES_DAYS
     dataset = meds.open_dataset(settings.events) if settings.events else None
     return Simple(found, settings.split, edges, dataset, settings.seed)
+
+
+def _events(runs: Mapping[str, Any], found: Judged, settings: Settings) -> dict[str, Event]:
+    """Of the runs that are to say risks without labels, what each is asked.
+
+    Raises:
+      InputError: the labels are not yes or no or do not say what they are about, or no run knows the event.
+    """
+    if not settings.zero_shot:
+        return {}
+    if found.target.kind != "yes_no":
+        raise InputError("--zero_shot tells whether a code comes, and the labels are not yes or no.")
+    chosen = {name: run for name, run in runs.items() if rated.tells(run)} or runs
+    asked = {}
+    for name, run in chosen.items():
+        if settings.zero_shot == BY_LABELS:
+            event = events.of_labels(found.labels.info, found.labels.name, run.vocabulary, None)
+            if event is None:
+                raise InputError(f"{settings.labels} does not say which code it asks for; write --zero_shot=CODE@TIME.")
+        else:
+            event = events.within(
+                settings.zero_shot, run.vocabulary, events.NO_HORIZON, name=found.labels.name, where="--zero_shot"
+            )
+        rated.check(name, run, event)
+        asked[name] = event
+    if not asked:
+        raise InputError("--zero_shot needs a run of times to events; name it as --workdir.")
+    return asked
 
 
 def _check_given(predictions: Mapping[str, str], settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,19 +152,38 @@ def moments(part: LabelledSplit) -> np.ndarray:
 
 def vectors(run: Any, part: LabelledSplit, pools: Sequence[str]) -> dict[str, np.ndarray]:
     """What a frozen model knows at the end of each labelled window, pooled in several ways (`encodings.pooled`):
-    pool -> [N, D]. Labels of one subject share a pass over its history where the model knows nothing of later tokens.
-    """
-    specials, sees = run.vocabulary.num_specials, run.parts.sees_future
-    joined = _numbered(part, sees is not True, whole_visits=sees == "visit")
-    content, asked = content_of(joined), asked_of(joined)
+    pool -> [N, D]."""
     found: dict[str, np.ndarray] = {}
-    for window, hidden in encodings.hidden_states(run, content, all_known=True):
-        subject, start, stop = content[window]
-        real = np.concatenate([subject.tokens[: subject.num_static], subject.tokens[start:stop]]) >= specials
-        for at in range(*joined.offsets[window : window + 2]):
-            seen = slice(0, asked.size[at])
-            for pool in pools:
-                if pool not in found:
-                    found[pool] = np.zeros((len(part.labels), hidden.shape[1]), np.float32)
-                found[pool][joined.labels[at]] = encodings.pooled(hidden[seen], real[seen], pool)
+    for label, hidden, real, _ in seen(run, part, all_known=True):
+        for pool in pools:
+            if pool not in found:
+                found[pool] = np.zeros((len(part.labels), hidden.shape[1]), np.float32)
+            found[pool][label] = encodings.pooled(hidden, real, pool)
     return found
+
+
+def seen(
+    run: Any, part: LabelledSplit, *, all_known: bool = False
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """What the model knows of each label's tokens. Labels of one subject share a pass over its history where the model
+    knows nothing of later tokens.
+
+    Args:
+      run: an opened run.
+      part: labelled windows.
+      all_known: with what else the model knows (`Run.states`).
+
+    Yields:
+      (number of the label, [n, D] float32 hidden states, [n] bool which tokens are codes, [n] int64 microseconds, their
+      times), in the order in which they are done.
+    """
+    specials, future = run.vocabulary.num_specials, run.parts.sees_future
+    joined = _numbered(part, future is not True, whole_visits=future == "visit")
+    content, asked = content_of(joined), asked_of(joined)
+    for window, hidden in encodings.hidden_states(run, content, all_known=all_known):
+        subject, start, stop = content[window]
+        places = np.concatenate([np.arange(subject.num_static), np.arange(start, stop)])
+        real, times = subject.tokens[places] >= specials, subject.times[places]
+        for at in range(*joined.offsets[window : window + 2]):
+            own = slice(0, asked.size[at])
+            yield int(joined.labels[at]), hidden[own], real[own], times[own]

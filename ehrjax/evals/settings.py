@@ -9,6 +9,9 @@ LINEAR, TREES = "linear", "trees"
 PROBES = (LINEAR, TREES)
 """Models that are fitted on frozen vectors."""
 
+BY_LABELS = "labels"
+"""What is asked for without labels is what the label folder says it is about."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,6 +26,8 @@ class Settings:
       decode: see ingest.labels.reading.
       baselines: names of them; empty: none.
       probes: of PROBES, on the frozen vectors of each run.
+      zero_shot: CODE@HORIZON, whose risk runs of times to events tell without labels; BY_LABELS: what the labels ask
+        about; empty: not wanted.
       together: name -> names of entries whose mean log odds are an entry too.
       few_shot: sizes k; empty: none.
       shots: EHRSHOT's file of shots; empty: seeded ones.
@@ -43,6 +48,7 @@ class Settings:
     decode: str = ""
     baselines: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
+    zero_shot: str = ""
     together: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     few_shot: tuple[int, ...] = ()
     shots: str = ""

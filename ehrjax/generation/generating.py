@@ -14,7 +14,7 @@ import polars as pl
 from ehrjax.core import config as configs
 from ehrjax.core import files, trees
 from ehrjax.generation import clock, decode, estimators, outputs, prompts, sampling, schedule
-from ehrjax.generation.events import NO_HORIZON, Event
+from ehrjax.vocab.events import NO_HORIZON, Event
 
 BLOCK = 256
 """Prompts whose trajectories are kept together: what a killed generation loses at most."""

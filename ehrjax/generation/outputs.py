@@ -26,9 +26,9 @@ from ehrjax.core.batch import MICROSECONDS_PER_MINUTE
 from ehrjax.core.errors import InputError
 from ehrjax.generation.decode import VOID
 from ehrjax.generation.estimators import Risks
-from ehrjax.generation.events import NO_HORIZON, Event
 from ehrjax.generation.prompts import Prompt
 from ehrjax.generation.schedule import Trajectory
+from ehrjax.vocab.events import NO_HORIZON, Event
 from ehrjax.vocab.vocabulary import Vocabulary
 
 TRAJECTORY = pa.schema(

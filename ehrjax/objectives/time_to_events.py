@@ -205,6 +205,46 @@ class Objective:
         losses = jnp.moveaxis(pieces, 0, 1).reshape(len(batch["asked"]), -1)
         return {"asked": batch["asked"], "loss": losses[:, : batch["asked"].shape[1]]}
 
+    def codes_of(self, tokens: Bool[np.ndarray, " vocabulary"], vocabulary: Any) -> Int[np.ndarray, " n"]:
+        """Which of the codes that are asked for some tokens are.
+
+        Raises:
+          InputError: one of the tokens is not asked for, or only as one with others.
+        """
+        slots = self._slots[tokens]
+        strings = [string for string, chosen in zip(vocabulary.strings, tokens) if chosen]
+        if (slots == self.codes).any():
+            unasked = strings[int(np.argmax(slots == self.codes))]
+            raise InputError(f"The run was not asked when {unasked} comes (objective.codes), so it has no risk of it.")
+        if (also := ~tokens & np.isin(self._slots, slots)).any():
+            raise InputError(
+                f"The run knows {strings[0]} and {vocabulary.strings[int(np.argmax(also))]} only as one code "
+                "(objective.groups); ask for all of the group."
+            )
+        return np.unique(slots)
+
+    def risks(
+        self,
+        head_apply: HeadApply,
+        head_params: Any,
+        hidden: Float[Array, "n d"],
+        silent: Float[Array, " n"],
+        codes: Int[np.ndarray, " m"],
+        days: float,
+    ) -> Float[Array, " n"]:
+        """The probability that any of some codes comes within so many days of now.
+
+        hidden: of the last visits. silent: days since these, in which none has come. codes: of `codes_of`. The last
+        piece's rates are taken to last.
+        """
+        rates = jnp.exp(head_apply(head_params, hidden, None)[..., codes]).sum(-1)
+        ends = np.asarray(self.config.edges_days, np.float32)
+        starts = np.concatenate([np.zeros(1, np.float32), ends[:-1]])
+        ends[-1] = np.inf
+        begin = silent[:, None]
+        spent = jnp.clip(jnp.minimum(ends, begin + days) - jnp.maximum(starts, begin), 0.0)
+        return -jnp.expm1(-(rates * spent).sum(-1))
+
     def _chunks(self, asked: Int[Array, "batch visits"]) -> Int[Array, "chunks batch m"]:
         """Along the row, so that rows stay on their devices."""
         rows, visits = asked.shape

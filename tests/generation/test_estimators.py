@@ -207,7 +207,7 @@ def test_none_of_some_is_not_known_for_sure():
 
 def test_bad_horizon():
     from ehrjax.core.errors import InputError
-    from ehrjax.generation import events
+    from ehrjax.vocab import events
 
     assert events.minutes("2y") == 1051920
     for text in ("2", "y", "-1d", "0h", "1 month"):

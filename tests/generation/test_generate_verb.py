@@ -263,7 +263,7 @@ def test_a_horizon_without_tasks_and_beyond_them(run, toy_tokens, tmp_path):
 
 
 def test_nobody_is_sampled_behind_a_death(run, toy_tokens, tmp_path, capsys, monkeypatch):
-    from ehrjax.generation import events
+    from ehrjax.vocab import events
 
     split = token_dataset.open_tokens(toy_tokens).split("train")
     dead = [split.subject(i) for i in range(4)]

@@ -1,4 +1,4 @@
-"""What is looked for in sampled futures: the codes of an event, and within what time."""
+"""What is asked of the future: the codes of an event, and within what time."""
 
 from __future__ import annotations
 
@@ -84,13 +84,21 @@ def parse(text: str, vocabulary: Vocabulary, horizon: int) -> Event:
     Raises:
       InputError: it has another form, or names no token.
     """
-    found = re.fullmatch(r"([\w.-]+)=(.+?)(?:@([^@]+))?", text)
+    found = re.fullmatch(r"([\w.-]+)=(.+)", text)
     if not found:
         raise InputError(f"--task={text} must have the form NAME=CODE or NAME=CODE@HORIZON.")
-    name, pattern, own = found.groups()
-    return Event(
-        name, tokens_of(vocabulary, [pattern], where=f"--task={name}"), minutes(own) if own is not None else horizon
-    )
+    return within(found[2], vocabulary, horizon, name=found[1], where=f"--task={found[1]}")
+
+
+def within(text: str, vocabulary: Vocabulary, horizon: int, *, name: str, where: str) -> Event:
+    """The event that `CODE[@HORIZON]` names; `where` is what gave the text, for messages.
+
+    Raises:
+      InputError: no token has the code, or the horizon is no duration.
+    """
+    pattern, at, own = text.rpartition("@")
+    tokens = tokens_of(vocabulary, [pattern if at else text], where=where)
+    return Event(name, tokens, minutes(own) if at else horizon)
 
 
 def of_labels(info: Mapping[str, Any], name: str, vocabulary: Vocabulary, horizon: int | None) -> Event | None:

@@ -1,0 +1,69 @@
+"""Risks that need no labels: what a run that learnt when codes come (times to events) says of one of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from ehrjax.core.errors import InputError
+from ehrjax.data.labelled import LabelledSplit, Target
+from ehrjax.data.rows import MICROSECONDS_PER_DAY
+from ehrjax.evals import predicting
+from ehrjax.evals.prediction_files import Predictions
+from ehrjax.vocab.events import NO_HORIZON, Event
+
+_MINUTES_PER_DAY = 1440.0
+# Labels whose rates are computed at once: each has one of every code in every piece of time.
+_AT_ONCE = 512
+
+
+def tells(run: Any) -> bool:
+    """Whether a run knows rates of codes."""
+    return hasattr(run.objective, "risks")
+
+
+def check(name: str, run: Any, event: Event) -> None:
+    """Raises InputError for a run that knows nothing of the event, or an event without an end."""
+    if not tells(run):
+        raise InputError(
+            f"--zero_shot: {name} was not trained on times to events; sample its futures with ehrjax.generate, and "
+            "give the predictions as --predictions."
+        )
+    if event.horizon == NO_HORIZON:
+        raise InputError("--zero_shot says no time within which the code is to come; write CODE@HORIZON, as in X@1y.")
+    run.objective.codes_of(event.tokens, run.vocabulary)
+
+
+def predict(run: Any, part: LabelledSplit, event: Event) -> Predictions:
+    """The probability of the event within its horizon of each prediction time, given the record until then.
+
+    The rates are those at the last code's visit; that nothing has come since is taken into account.
+
+    Args:
+      run: an opened run that `tells`.
+      part: labels, yes or no, of whether the event comes.
+      event: of the run's vocabulary.
+
+    Raises:
+      InputError: the run does not ask for the event's codes.
+    """
+    objective, head = run.objective, run.objective.head()
+    codes, days = objective.codes_of(event.tokens, run.vocabulary), event.horizon / _MINUTES_PER_DAY
+    states = np.zeros((len(part.labels), 0), np.float32)
+    silent = np.zeros(len(part.labels), np.float32)
+    for label, hidden, real, times in predicting.seen(run, part):
+        last = int(np.flatnonzero(real)[-1]) if real.any() else len(real) - 1
+        if not states.shape[1]:
+            states = np.zeros((len(part.labels), hidden.shape[1]), np.float32)
+        states[label] = hidden[last]
+        silent[label] = max(int(part.prediction_times[label]) - int(times[last]), 0) / MICROSECONDS_PER_DAY
+    head_apply = lambda params, *inputs: head.apply({"params": params}, *inputs)  # noqa: E731
+    risks = jax.jit(partial(objective.risks, head_apply, codes=codes, days=days))
+    values = np.zeros((len(states), 1), np.float32)
+    for first in range(0, len(states), _AT_ONCE):
+        own = slice(first, first + _AT_ONCE)
+        values[own, 0] = risks(run.params.get("head", {}), states[own], silent[own])
+    return Predictions(Target("yes_no"), predicting.keys_of(part), part.labels, values)
