@@ -117,6 +117,31 @@ def test_several_together_are_their_mean_log_odds(report):
         np.testing.assert_allclose(odds["both"], (odds["counts_lr"] + odds["two"]) / 2, atol=1e-4)
 
 
+def test_risks_without_labels(made, tmp_path):
+    run, labels = tmp_path / "rates", f"--labels={made / 'events' / 'labels' / TASKS[0]}"
+    train.main(
+        [
+            "--config=configs/time_to_events.py:fading_smoke",
+            f"--workdir={run}",
+            f"--config.data.path={made / 'tokens'}",
+            "--config.num_steps=20",
+            "--config.schedule.warmup_steps=2",
+            "--config.report.enabled=False",
+            "--config.tensorboard=False",
+        ]
+    )
+    given = [f"--workdir={run}", labels, "--events=", "--resamples=20", f"--output={tmp_path / 'out'}"]
+    assert "does not say which code" in one_sentence([*given, "--zero_shot"])
+    assert "no token" in one_sentence([*given, "--zero_shot=ENCOUNTER//NOWHERE@30d"])
+    assert "no time within" in one_sentence([*given, "--zero_shot=ENCOUNTER//INPATIENT"])
+    evaluate.main([*given, "--zero_shot=ENCOUNTER//INPATIENT@30d", "--reference=zero_shot_rates"])
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    model = told["result"]["models"][0]
+    assert model["name"] == "zero_shot_rates" and 0 < model["metrics"]["auroc"]["value"] < 1
+    assert "ENCOUNTER//INPATIENT within 30 days" in json.dumps(told)
+    assert (tmp_path / "out" / "predictions" / "zero_shot_rates" / "tuning.parquet").exists()
+
+
 def test_oracle_groups_robustness_cost_and_shots_are_told(report):
     told = json.loads((report / "metrics.json").read_text())
     result = told["result"]
@@ -260,6 +285,7 @@ def test_bad_input(made, report, tmp_path):
         ([run, labels, "--split=train"], "--force"),
         ([run], "--labels"),
         ([f"--workdir={made / 'pretrained'}", labels], "was not trained on labels"),
+        ([f"--workdir={made / 'pretrained'}", labels, "--zero_shot=ENCOUNTER//INPATIENT@30d"], "ehrjax.generate"),
         ([f"--workdir={made / 'two'}", f"--labels={made / 'events' / 'labels' / 'new_diabetes_1y'}"], "none of which"),
         ([f"--predictions={tmp_path / 'few.parquet'}", labels], "lacks predictions"),
         ([f"--predictions={tmp_path / 'stranger.parquet'}", labels], "a subject without labels"),
