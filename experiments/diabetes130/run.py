@@ -1,12 +1,13 @@
 """Readmission within 30 days on UCI Diabetes 130: pretrained and plain models beside linear and boosted baselines.
 
-    python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=4] [--pretrain=3] [--seeds=1]
+    python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=4] [--pretrain=3] [--seeds=3]
         [--parallel=2]
 
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
 in death or in hospice care have no label. BEHRT and GPT-2 are pretrained on the stays of train (masked codes, next
-token) and fine-tuned, and also trained on the labels alone; a visit LSTM on the labels alone. One report compares them
-all with baselines from counts, by sex, race and age band. Steps that are finished in --work are not done again.
+token) and fine-tuned, and also trained on the labels alone; a visit LSTM on the labels alone. The pretrained ones have
+--seeds seeds, whose mean log odds are the last entry. One report compares them all with baselines from counts, by sex,
+race and age band. Steps that are finished in --work are not done again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 TASK = "readmission_30d"
 MODELS = ("behrt", "gpt2", "visit_lstm")
+TOGETHER = "pretrained_together"
 CONTEXT = ("--config.data.context_length=128", "--config.data.max_segments=16")
 SMALL = {
     "behrt": (
@@ -123,11 +126,11 @@ def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, *give
 
 
 def runs(work: Path, model: str, seed: int, args: argparse.Namespace) -> dict[str, Path]:
-    """The supervised runs of a model and seed."""
+    """The supervised runs of a model and seed; what is not pretrained has the first seed alone."""
     if model == "visit_lstm":
         size = ("embedding_dim=128", "visit_dim=128", "hidden_dim=128", "num_layers=1")
         given = "--config=configs/visit_lstm.py", *(f"--config.model.{setting}" for setting in size)
-        return {"visit_lstm labels alone": supervised(work, "visit_lstm", seed, args, *given)}
+        return {"visit_lstm_labels_alone": supervised(work, "visit_lstm", seed, args, *given)}
     start = pretrained(work, model, seed, args)
     given = (
         "--config=configs/finetune.py",
@@ -137,59 +140,60 @@ def runs(work: Path, model: str, seed: int, args: argparse.Namespace) -> dict[st
     )
     # The same model and head from random parameters.
     plain = (*given, "--config.init.skip=('head/','model/')")
-    return {
-        f"{model} pretrained": supervised(work, f"{model}-finetuned", seed, args, *given),
-        f"{model} labels alone": supervised(work, f"{model}-plain", seed, args, *plain),
-    }
+    found = {f"{model}_pretrained_{seed}": supervised(work, f"{model}-finetuned", seed, args, *given)}
+    if not seed:
+        found[f"{model}_labels_alone"] = supervised(work, f"{model}-plain", seed, args, *plain)
+    return found
 
 
-def trained(work: Path, args: argparse.Namespace) -> dict[int, dict[str, Path]]:
-    """All supervised runs of each seed, a few models at a time."""
-    pairs = [(model, seed) for seed in range(args.seeds) for model in MODELS]
+def trained(work: Path, args: argparse.Namespace) -> dict[str, Path]:
+    """All supervised runs, a few models at a time."""
+    pairs = [(model, seed) for seed in range(args.seeds) for model in MODELS if not seed or model in SMALL]
     with ThreadPoolExecutor(args.parallel) as pool:
         found = list(pool.map(lambda pair: runs(work, *pair, args), pairs))
-    return {
-        seed: {name: run for (_, s), named in zip(pairs, found) if s == seed for name, run in named.items()}
-        for seed in range(args.seeds)
-    }
+    return {name: run for named in found for name, run in named.items()}
+
+
+def shown(found: dict[str, Any], sign: str = "") -> str:
+    """A value with its interval."""
+    if found["value"] is None:
+        return "-"
+    interval = "" if found["low"] is None else f" ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
+    return f"{found['value']:{sign}.3f}{interval}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(epochs=4, pretrain=3, seeds=1, parallel=2).items():
+    for name, default in dict(epochs=4, pretrain=3, seeds=3, parallel=2).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
     work.mkdir(parents=True, exist_ok=True)
     prepared(work, args.data)
-    for seed, named_runs in trained(work, args).items():
-        output = work / f"report-{seed}"
-        if not output.exists():
-            named = [f"--workdir={name.replace(' ', '_')}={path}" for name, path in named_runs.items()]
-            verb(
-                "ehrjax.evaluate",
-                *named,
-                f"--labels={work / 'events' / 'labels' / TASK}",
-                f"--events={work / 'events'}",
-                f"--groups={ages(work)}:age_band",
-                f"--output={output}",
-                f"--seed={seed}",
-            )
-        told = json.loads((output / "metrics.json").read_text())["result"]
-        print(
-            f"seed {seed}: {told['labels']:,} labels of {told['subjects']:,} patients, {told['positives']:,} positive"
+    named, output = trained(work, args), work / "report"
+    pretrained_ones = [name for name in named if "_pretrained_" in name]
+    if not output.exists():
+        verb(
+            "ehrjax.evaluate",
+            *(f"--workdir={name}={path}" for name, path in named.items()),
+            f"--labels={work / 'events' / 'labels' / TASK}",
+            f"--events={work / 'events'}",
+            f"--groups={ages(work)}:age_band",
+            f"--together={TOGETHER}={','.join(pretrained_ones)}",
+            "--reference=counts_gbm",
+            f"--output={output}",
         )
-        for model in told["models"]:
-            shown = []
-            for metric in ("auroc", "average_precision", "brier", "calibration_slope"):
-                found = model["metrics"][metric]
-                low, high = found["low"], found["high"]
-                interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
-                shown.append("-" if found["value"] is None else f"{found['value']:.3f}{interval}")
-            print(f"| {model['label']} | " + " | ".join(shown) + " |")
-        print(f"report: {output / 'index.html'}")
+    told = json.loads((output / "metrics.json").read_text())["result"]
+    print(f"{told['labels']:,} labels of {told['subjects']:,} patients, {told['positives']:,} positive")
+    print("| | AUROC | average precision | calibration slope | AUROC less boosted trees |\n|---|---|---|---|---|")
+    for model in told["models"]:
+        cells = [shown(model["metrics"][name]) for name in ("auroc", "average_precision", "calibration_slope")]
+        differs = told["differences"].get(model["name"], {})
+        cells.append(shown(differs["auroc"], "+") if "auroc" in differs else "-")
+        print(f"| {model['label']} | " + " | ".join(cells) + " |")
+    print(f"report: {output / 'index.html'}")
 
 
 if __name__ == "__main__":
