@@ -36,13 +36,11 @@ from ehrjax.evals.baselines import fitting, subject_groups
 from ehrjax.evals.comparing import Entry
 from ehrjax.evals.judged import Judged
 from ehrjax.evals.prediction_files import KEYS, Predictions
-from ehrjax.evals.settings import BY_LABELS, LINEAR, TREES, Settings
+from ehrjax.evals.settings import LINEAR, TREES, Settings
 from ehrjax.evals.simple_models import EDGES_DAYS, POOLS, Simple, tree_pool
 from ehrjax.ingest import meds
 from ehrjax.ingest.fingerprint import fingerprint
 from ehrjax.ingest.meds import TRAIN, TUNING
-from ehrjax.vocab import events
-from ehrjax.vocab.events import Event
 
 ALL = "all"
 _REFERENCES = (fitting.COUNTS_LR, fitting.PREVIOUS)
@@ -69,7 +67,7 @@ def evaluate(
     found = judging.collect(runs, predictions, settings)
     supervised = {name: run for name, run in runs.items() if (run.folder / predicting.TARGET_FILE).is_file()}
     others = [run for name, run in runs.items() if name not in supervised]
-    asked = _events(runs, found, settings)
+    asked = rated.asked(runs, found.labels, found.target, settings.zero_shot)
     unused = [run for run in others if not settings.probes and not any(run is runs[name] for name in asked)]
     if unused:
         predicting.target_of(unused[0])  # says what is missing
@@ -164,34 +162,6 @@ def _simple(supervised: Mapping[str, Any], found: Judged, settings: Settings) ->
     edges = own.pop() if len(own) == 1 else EDGES_DAYS
     dataset = meds.open_dataset(settings.events) if settings.events else None
     return Simple(found, settings.split, edges, dataset, settings.seed)
-
-
-def _events(runs: Mapping[str, Any], found: Judged, settings: Settings) -> dict[str, Event]:
-    """Of the runs that are to say risks without labels, what each is asked.
-
-    Raises:
-      InputError: the labels are not yes or no or do not say what they are about, or no run knows the event.
-    """
-    if not settings.zero_shot:
-        return {}
-    if found.target.kind != "yes_no":
-        raise InputError("--zero_shot tells whether a code comes, and the labels are not yes or no.")
-    chosen = {name: run for name, run in runs.items() if rated.tells(run)} or runs
-    asked = {}
-    for name, run in chosen.items():
-        if settings.zero_shot == BY_LABELS:
-            event = events.of_labels(found.labels.info, found.labels.name, run.vocabulary, None)
-            if event is None:
-                raise InputError(f"{settings.labels} does not say which code it asks for; write --zero_shot=CODE@TIME.")
-        else:
-            event = events.within(
-                settings.zero_shot, run.vocabulary, events.NO_HORIZON, name=found.labels.name, where="--zero_shot"
-            )
-        rated.check(name, run, event)
-        asked[name] = event
-    if not asked:
-        raise InputError("--zero_shot needs a run of times to events; name it as --workdir.")
-    return asked
 
 
 def _check_given(predictions: Mapping[str, str], settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,9 @@ from ehrjax.data.labelled import LabelledSplit, Target
 from ehrjax.data.rows import MICROSECONDS_PER_DAY
 from ehrjax.evals import predicting
 from ehrjax.evals.prediction_files import Predictions
+from ehrjax.evals.settings import BY_LABELS
+from ehrjax.ingest.labels.reading import Labels
+from ehrjax.vocab import events
 from ehrjax.vocab.events import NO_HORIZON, Event
 
 _MINUTES_PER_DAY = 1440.0
@@ -20,14 +24,46 @@ _MINUTES_PER_DAY = 1440.0
 _AT_ONCE = 512
 
 
-def tells(run: Any) -> bool:
-    """Whether a run knows rates of codes."""
+def asked(runs: Mapping[str, Any], labels: Labels, target: Target, wanted: str) -> dict[str, Event]:
+    """What each of the runs that know rates is asked.
+
+    Args:
+      runs: name -> an opened run.
+      labels: that judge.
+      target: what they are.
+      wanted: CODE@HORIZON; BY_LABELS: what the labels ask about; empty: nothing is wanted.
+
+    Raises:
+      InputError: the labels are not yes or no or do not say what they are about, or no run knows the event.
+    """
+    if not wanted:
+        return {}
+    if target.kind != "yes_no":
+        raise InputError("--zero_shot tells whether a code comes, and the labels are not yes or no.")
+    if not runs:
+        raise InputError("--zero_shot needs a run of times to events; name it as --workdir.")
+    found = {}
+    for name, run in ({name: run for name, run in runs.items() if _tells(run)} or runs).items():
+        if wanted == BY_LABELS:
+            event = events.of_labels(labels.info, labels.name, run.vocabulary, None)
+            if event is None:
+                raise InputError(
+                    f"The labels {labels.name} do not say which code they ask for; write --zero_shot=CODE@TIME."
+                )
+        else:
+            event = events.within(wanted, run.vocabulary, NO_HORIZON, name=labels.name, where="--zero_shot")
+        check(name, run, event)
+        found[name] = event
+    return found
+
+
+def _tells(run: Any) -> bool:
     return hasattr(run.objective, "risks")
 
 
 def check(name: str, run: Any, event: Event) -> None:
     """Raises InputError for a run that knows nothing of the event, or an event without an end."""
-    if not tells(run):
+    if not _tells(run):
         raise InputError(
             f"--zero_shot: {name} was not trained on times to events; sample its futures with ehrjax.generate, and "
             "give the predictions as --predictions."
@@ -43,7 +79,7 @@ def predict(run: Any, part: LabelledSplit, event: Event) -> Predictions:
     The rates are those at the last code's visit; that nothing has come since is taken into account.
 
     Args:
-      run: an opened run that `tells`.
+      run: an opened run that was trained on times to events.
       part: labels, yes or no, of whether the event comes.
       event: of the run's vocabulary.
 

@@ -121,7 +121,7 @@ def test_risks_without_labels(made, tmp_path):
     run, labels = tmp_path / "rates", f"--labels={made / 'events' / 'labels' / TASKS[0]}"
     train.main(
         [
-            "--config=configs/time_to_events.py:fading_smoke",
+            "--config=configs/time_to_events.py:smoke",
             f"--workdir={run}",
             f"--config.data.path={made / 'tokens'}",
             "--config.num_steps=20",
@@ -131,7 +131,7 @@ def test_risks_without_labels(made, tmp_path):
         ]
     )
     given = [f"--workdir={run}", labels, "--events=", "--resamples=20", f"--output={tmp_path / 'out'}"]
-    assert "does not say which code" in one_sentence([*given, "--zero_shot"])
+    assert "do not say which code" in one_sentence([*given, "--zero_shot"])
     assert "no token" in one_sentence([*given, "--zero_shot=ENCOUNTER//NOWHERE@30d"])
     assert "no time within" in one_sentence([*given, "--zero_shot=ENCOUNTER//INPATIENT"])
     evaluate.main([*given, "--zero_shot=ENCOUNTER//INPATIENT@30d", "--reference=zero_shot_rates"])
