@@ -74,14 +74,14 @@ CONFIG = {
 # Fading sums have more: they gain most by it.
 STEPS = {
     "behrt": (300, 300),
-    "gpt2": (400, 200),
-    "lstm": (300, 200),
-    "visit_lstm": (2500, 600),
+    "gpt2": (200, 120),
+    "lstm": (200, 100),
+    "visit_lstm": (1500, 400),
     "fading": (8000, 0),
 }
 RATE = {"behrt": 1.5e-3, "gpt2": 1.5e-3, "lstm": 1.5e-3, "visit_lstm": 3e-3, "fading": 3e-3}
-# Rows of a batch and places of a row. Only sums cost the same however long a history is.
-ROWS = {"behrt": (16, 512), "gpt2": (16, 512), "lstm": (16, 512), "visit_lstm": (16, 512), "fading": (4, 2048)}
+# Rows of a batch and places of a row. Only sums cost the same however long a history is; BEHRT has a window a label.
+ROWS = {"behrt": (16, 256), "gpt2": (16, 512), "lstm": (16, 512), "visit_lstm": (16, 512), "fading": (4, 2048)}
 LAST_DAY = "--config.objective.observed_until=2024-12-27"  # of the hospital's data
 PRETRAINING = {
     "behrt": ("--config.objective.tied=True",),
