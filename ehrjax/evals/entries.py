@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from ehrjax.core import config as configs
 from ehrjax.core.errors import InputError
+from ehrjax.data.labelled import LabelledSplit
 from ehrjax.evals import judged, judging, predicting, prediction_files, rated
 from ehrjax.evals.comparing import Entry
 from ehrjax.evals.judged import Judged
@@ -24,12 +25,7 @@ _LEAST = 1e-6
 
 def of_run(name: str, run: Any, found: Judged, split: str) -> Entry:
     """The predictions of a supervised run on tuning and the judged split."""
-    parts, task = found.tokens[name].parts, found.labels.name
-    made = {
-        where: judged.aligned(predicting.predict(run, parts[where], found.target, task), found.truth[where].keys)
-        for where in dict.fromkeys((TUNING, split))
-        if where in parts and where in found.truth
-    }
+    made = _of_splits(name, found, split, lambda part: predicting.predict(run, part, found.target, found.labels.name))
     told = {
         "model": run.config["model"]["name"],
         "run": str(run.folder),
@@ -41,19 +37,26 @@ def of_run(name: str, run: Any, found: Judged, split: str) -> Entry:
     return Entry(name, name, "model", made[split], made.get(TUNING), told)
 
 
-def of_rates(name: str, run: Any, found: Judged, split: str, event: Event) -> Entry:
-    """The risk that a run of times to events gives, without having seen a label."""
+def _of_splits(
+    name: str, found: Judged, split: str, predict: Callable[[LabelledSplit], Predictions]
+) -> dict[str, Predictions]:
+    """A run's predictions on tuning and the judged split, in the order of the labels."""
     parts = found.tokens[name].parts
-    made = {
-        where: judged.aligned(rated.predict(run, parts[where], event), found.truth[where].keys)
+    return {
+        where: judged.aligned(predict(parts[where]), found.truth[where].keys)
         for where in dict.fromkeys((TUNING, split))
         if where in parts and where in found.truth
     }
+
+
+def of_rates(name: str, run: Any, found: Judged, split: str, event: Event) -> Entry:
+    """The risk that a run of times to events gives, without having seen a label."""
+    made = _of_splits(name, found, split, lambda part: rated.predict(run, part, event))
     strings = [string for string, chosen in zip(run.vocabulary.strings, event.tokens) if chosen]
     more = f" and {len(strings) - 1} more" if len(strings) > 1 else ""
     told = {
         "run": str(run.folder),
-        "risk of": f"{strings[0]}{more} within {event.horizon / 1440:g} days",
+        "risk of": f"{strings[0]}{more} within {event.days:g} days",
         "labels seen": "none",
     }
     return Entry(zero_shot_name(name), f"{name}, zero-shot", "model", made[split], made.get(TUNING), told)

@@ -19,7 +19,6 @@ from ehrjax.ingest.labels.reading import Labels
 from ehrjax.vocab import events
 from ehrjax.vocab.events import NO_HORIZON, Event
 
-_MINUTES_PER_DAY = 1440.0
 # Labels whose rates are computed at once: each has one of every code in every piece of time.
 _AT_ONCE = 512
 
@@ -87,7 +86,7 @@ def predict(run: Any, part: LabelledSplit, event: Event) -> Predictions:
       InputError: the run does not ask for the event's codes.
     """
     objective, head = run.objective, run.objective.head()
-    codes, days = objective.codes_of(event.tokens, run.vocabulary), event.horizon / _MINUTES_PER_DAY
+    codes = objective.codes_of(event.tokens, run.vocabulary)
     states = np.zeros((len(part.labels), 0), np.float32)
     silent = np.zeros(len(part.labels), np.float32)
     for label, hidden, real, times in predicting.seen(run, part):
@@ -97,7 +96,7 @@ def predict(run: Any, part: LabelledSplit, event: Event) -> Predictions:
         states[label] = hidden[last]
         silent[label] = max(int(part.prediction_times[label]) - int(times[last]), 0) / MICROSECONDS_PER_DAY
     head_apply = lambda params, *inputs: head.apply({"params": params}, *inputs)  # noqa: E731
-    risks = jax.jit(partial(objective.risks, head_apply, codes=codes, days=days))
+    risks = jax.jit(partial(objective.risks, head_apply, codes=codes, days=event.days))
     values = np.zeros((len(states), 1), np.float32)
     for first in range(0, len(states), _AT_ONCE):
         own = slice(first, first + _AT_ONCE)

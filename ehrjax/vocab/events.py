@@ -34,6 +34,11 @@ class Event:
     tokens: np.ndarray
     horizon: int
 
+    @property
+    def days(self) -> float:
+        """The horizon in days."""
+        return self.horizon / _UNITS["d"]
+
 
 def minutes(text: str) -> int:
     """A duration such as 30d, 2y, 24h, 90m or 6w in minutes.
