@@ -73,11 +73,11 @@ CONFIG = {
 # Steps of pretraining and of fine-tuning, and the rate of the first, so that each model has about as many minutes.
 # Fading sums have more: they gain most by it.
 STEPS = {
-    "behrt": (300, 300),
-    "gpt2": (200, 120),
+    "behrt": (200, 200),
+    "gpt2": (160, 100),
     "lstm": (200, 100),
-    "visit_lstm": (1500, 400),
-    "fading": (8000, 0),
+    "visit_lstm": (1000, 400),
+    "fading": (7000, 0),
 }
 RATE = {"behrt": 1.5e-3, "gpt2": 1.5e-3, "lstm": 1.5e-3, "visit_lstm": 3e-3, "fading": 3e-3}
 # Rows of a batch and places of a row. Only sums cost the same however long a history is; BEHRT has a window a label.
