@@ -6,11 +6,12 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ehrjax.core.errors import InputError, exits_cleanly
-from ehrjax.evals.settings import BY_LABELS, LINEAR, PROBES
+from ehrjax.evals.settings import BY_LABELS, LINEAR, PROBES, WHERE_POSSIBLE
 
 FEW_SHOT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 
@@ -34,12 +35,14 @@ def evaluate(args: argparse.Namespace) -> None:
         raise InputError("Runs are judged by labels; name a label folder as --labels=DIR.")
     opened = {name: ehrjax.load(path) for name, path in runs.items()}
     events = args.events if args.events is not None else _embedded_events(opened)
-    baselines = args.baselines.split(",") if args.baselines is not None else (["all"] if events else [])
+    baselines = args.baselines.split(",") if args.baselines is not None else ([WHERE_POSSIBLE] if events else [])
     groups, columns = _groups(args.groups)
     settings = Settings(
         labels=args.labels,
         output=args.output,
         split=args.split,
+        since=_date(args.since, "since"),
+        until=_date(args.until, "until"),
         input=args.input,
         events=events,
         decode=args.decode,
@@ -76,13 +79,19 @@ def _named(given: Sequence[str]) -> dict[str, str]:
             name = parts[-1] if parts else "model"
         if not path:
             raise InputError(f"{text!r} names no path; write NAME=PATH.")
-        name = re.sub(r"[^\w.-]+", "_", name)
-        if not re.search(r"\w", name):
-            raise InputError(f"{text!r} has no name that a folder could have; write NAME=PATH.")
+        name = _name(name, text)
         if name in found:
             raise InputError(f"Two are called {name}; give one another name (NAME=PATH).")
         found[name] = path
     return found
+
+
+def _name(name: str, text: str) -> str:
+    """The name of a model, as a folder can have it."""
+    name = re.sub(r"[^\w.-]+", "_", name)
+    if not re.search(r"\w", name):
+        raise InputError(f"{text!r} has no name that a folder could have; write NAME=...")
+    return name
 
 
 def _embedded_events(runs: dict[str, Any]) -> str:
@@ -106,10 +115,13 @@ def _groups(text: str) -> tuple[str, tuple[str, ...]]:
 def _together(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
     found = {}
     for text in given:
-        name, _, members = text.partition("=")
-        found[name] = tuple(filter(None, members.split(",")))
-        if not name or len(found[name]) < 2:
+        given_name, _, members = text.partition("=")
+        name, chosen = _name(given_name, text), tuple(filter(None, members.split(",")))
+        if len(chosen) < 2:
             raise InputError(f"--together is {text!r}; write NAME=A,B with the names of at least two models.")
+        if name in found:
+            raise InputError(f"Two are called {name}; give one another name (--together=NAME=A,B).")
+        found[name] = chosen
     return found
 
 
@@ -125,9 +137,22 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not text:
         return ()
     try:
-        return FEW_SHOT if text == "all" else tuple(int(k) for k in text.split(","))
+        sizes = FEW_SHOT if text == "all" else tuple(sorted({int(k) for k in text.split(",")}))
     except ValueError as error:
         raise InputError(f"--few_shot is {text!r}; write whole numbers with commas, or all.") from error
+    if sizes[0] < 1:
+        raise InputError(f"--few_shot has {sizes[0]}; it takes numbers of labels of each answer, from 1 on.")
+    return sizes
+
+
+def _date(text: str, option: str) -> datetime | None:
+    """A date or time as MEDS has them, without a time zone."""
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError as error:
+        raise InputError(f"--{option} is {text!r}; write a date such as 2019-01-31.") from error
 
 
 def _site(name: str, text: str) -> tuple[str, str]:
@@ -170,6 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", default="", help="a label folder or file; without it the predictions' own truth is taken")
     add("--output", required=True, help="the folder to write")
     add("--split", default="held_out", choices=("held_out", "tuning", "train"), help="whose labels judge")
+    add("--since", default="", metavar="DATE", help="judge only labels from this prediction time on")
+    add("--until", default="", metavar="DATE", help="judge only labels before this prediction time")
     add("--input", default="", help="a token dataset for all runs; default: each run's own")
     add("--events", help="the MEDS dataset of the labels: baselines and groups come from it")
     add("--decode", default="", help="what whole numbers in labels mean: at_least_one or chexpert")

@@ -218,6 +218,18 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_tree(path: str | Path) -> str:
+    """The SHA-256 of a file, or of the names and contents of all files in a folder, hidden ones left out."""
+    path = Path(path)
+    if not path.is_dir():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(str(file.relative_to(path)).encode())
+        digest.update(sha256_file(file).encode())
+    return digest.hexdigest()
+
+
 def stable_hash(*parts: object) -> int:
     """A 64-bit hash of the parts' text that is the same in every process and on every machine."""
     text = "\x1f".join(str(part) for part in parts)

@@ -6,14 +6,14 @@ What comes out is plain JSON values; the report is a picture of it and computes 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ehrjax.evals.prediction_files import Predictions
 from ehrjax.metrics import calibration, discrimination, recalibration, suites, thresholds
-from ehrjax.metrics.bootstrap import Resamples
+from ehrjax.metrics.bootstrap import Resamples, ratio
 
 # A group is too small to say anything about with fewer subjects, or fewer labels of either answer.
 FEW_SUBJECTS, FEW_EACH = 50, 10
@@ -22,7 +22,11 @@ LEAST_GAP = 0.03
 PRIMARY = {"yes_no": "auroc", "classes": "macro_auroc", "codes": "micro_auroc", "number": "mae", "time": "harrell_c"}
 CURVE_POINTS = 200
 NET_BENEFIT_AT = np.round(np.arange(0.01, 1.0, 0.01), 2)
-RECALIBRATED = ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept")
+# What recalibration changes, by the kind of the labels.
+RECALIBRATED = {
+    "yes_no": ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept"),
+    "classes": ("brier", "log_loss"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def compare(
     drawn = Resamples.of(subjects, resamples=resamples, seed=seed)
     kind = first.target.kind
     primary = PRIMARY[kind]
+    entries = on_common_edges(entries) if kind == "time" else entries
     measured: dict[str, dict[str, suites.Measure]] = {}
     models = []
     for entry in entries:
@@ -89,7 +94,8 @@ def compare(
             "told": dict(entry.told),
         }
         if kind == "yes_no":
-            told["curves"] = curves(target.truth, prediction.values)
+            told["curves"] = curves(target, prediction.values, drawn)
+        if kind in RECALIBRATED:
             told["recalibrated"] = recalibrated(entry, drawn)
         models.append(told)
     result: dict[str, Any] = {
@@ -146,54 +152,99 @@ def as_prediction(made: Predictions, threshold: float) -> suites.Prediction:
     return suites.Prediction(values[:, 0], threshold=threshold)
 
 
+def on_common_edges(entries: Sequence[Entry]) -> list[Entry]:
+    """Survival at those times that all entries with any tell it for, since its errors are a mean over times.
+
+    With fewer than two such times in common nothing can be compared, and none tells any.
+    """
+    told = [set(entry.held_out.edges_days) for entry in entries if entry.held_out.edges_days]
+    common = tuple(sorted(set.intersection(*told))) if told else ()
+    common = common if len(common) > 1 or len(told) < 2 else ()
+
+    def kept(made: Predictions | None) -> Predictions | None:
+        if made is None or made.edges_days == common or not made.edges_days:
+            return made
+        columns = [0, *(1 + made.edges_days.index(edge) for edge in common)]
+        return replace(made, values=made.values[:, columns], edges_days=common)
+
+    return [replace(entry, held_out=kept(entry.held_out), tuning=kept(entry.tuning)) for entry in entries]
+
+
 def chosen_on_tuning(entry: Entry) -> bool:
-    """Whether the tuning labels have both answers, so that a threshold can be chosen by them."""
-    if entry.tuning is None or entry.held_out.target.kind != "yes_no" or not len(entry.tuning):
+    """Whether the tuning labels have several answers, so that a threshold or temperature can be chosen by them."""
+    if entry.tuning is None or entry.held_out.target.kind not in RECALIBRATED or not len(entry.tuning):
         return False
-    truth = entry.tuning.truth[:, 0] > 0
-    return bool(truth.any() and not truth.all())
+    return len(np.unique(entry.tuning.truth[:, 0])) > 1
 
 
 def threshold_of(entry: Entry) -> float:
     """The probability from which on an entry says yes: that of the best F1 on tuning, or a half."""
-    if not chosen_on_tuning(entry):
+    if entry.held_out.target.kind != "yes_no" or not chosen_on_tuning(entry):
         return 0.5
     truth = entry.tuning.truth[:, 0] > 0
     return float(thresholds.best_f1(truth, entry.tuning.values[:, 0].astype(np.float64)))
 
 
-def curves(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """ROC, precision-recall, reliability and net benefit as lists of numbers, thinned for drawing."""
-    found: dict[str, Any] = {}
-    if truth.any() and not truth.all():
-        false, true, _ = discrimination.roc_curve(truth, probabilities)
-        found["roc"] = {"x": _thinned(false), "y": _thinned(true)}
-        precision, recall, _ = discrimination.precision_recall_curve(truth, probabilities)
-        found["precision_recall"] = {"x": _thinned(recall), "y": _thinned(precision)}
-        bins = vars(calibration.reliability(truth, probabilities))
-        found["reliability"] = {name: np.round(column, 5).tolist() for name, column in bins.items()}
-        benefit = thresholds.net_benefit(truth, probabilities, NET_BENEFIT_AT)
-        found["net_benefit"] = {
+def curves(target: suites.Target, probabilities: np.ndarray, drawn: Resamples) -> dict[str, Any]:
+    """ROC, precision-recall, reliability and net benefit as lists of numbers, thinned for drawing.
+
+    Reliability and net benefit have intervals over the resampled subjects, as all metrics have.
+    """
+    truth, subjects = np.asarray(target.truth, bool), target.subjects
+    if truth.all() or not truth.any():
+        return {}
+    false, true, _ = discrimination.roc_curve(truth, probabilities)
+    precision, recall, _ = discrimination.precision_recall_curve(truth, probabilities)
+    bins = calibration.reliability(truth, probabilities)
+    sums = drawn.sums(calibration.bin_columns(truth, probabilities), subjects)
+    size = sums.shape[1] // 2
+    shares = _ends(ratio(sums[:, size:], sums[:, :size]))
+    benefit = thresholds.net_benefit(truth, probabilities, NET_BENEFIT_AT)
+    count = drawn.sums(np.ones((len(truth), 1)), subjects)
+    # Some thresholds at a time, so that memory stays bounded.
+    parts = np.array_split(NET_BENEFIT_AT, 9)
+    worth = np.hstack([drawn.sums(thresholds.worth(truth, probabilities, part), subjects) for part in parts])
+    return {
+        "roc": {"x": _thinned(false), "y": _thinned(true)},
+        "precision_recall": {"x": _thinned(recall), "y": _thinned(precision)},
+        "reliability": {
+            "count": bins.count.tolist(),
+            "predicted": np.round(bins.predicted, 5).tolist(),
+            "observed": np.round(bins.observed, 5).tolist(),
+            **shares,
+        },
+        "net_benefit": {
             "threshold": NET_BENEFIT_AT.tolist(),
             "model": np.round(benefit.model[0], 6).tolist(),
+            **_ends(ratio(worth, count)),
             "all": np.round(benefit.treat_all[0], 6).tolist(),
-        }
-    return found
+        },
+    }
+
+
+def _ends(drawn: np.ndarray) -> dict[str, list[float | None]]:
+    """The ends of the intervals of resampled columns [R, K]."""
+    ends = [discrimination.interval(column) for column in drawn.T]
+    return {
+        name: [None if end[at] is None else round(end[at], 6) for end in ends]
+        for at, name in enumerate(("low", "high"))
+    }
 
 
 def recalibrated(entry: Entry, drawn: Resamples) -> dict[str, Any]:
-    """Calibration on the judged labels before and behind a temperature and isotonic regression fitted on tuning."""
-    target = as_target(entry.held_out)
-    before = entry.held_out.values[:, 0].astype(np.float64)
+    """Calibration on the judged labels behind a temperature and (of yes or no) isotonic regression fitted on tuning."""
+    target, kind = as_target(entry.held_out), entry.held_out.target.kind
+    before = as_prediction(entry.held_out, 0.5).values
     maps: dict[str, Any] = {}
     if chosen_on_tuning(entry):
-        truth, given = entry.tuning.truth[:, 0] > 0, entry.tuning.values[:, 0].astype(np.float64)
+        truth, given = as_target(entry.tuning).truth, as_prediction(entry.tuning, 0.5).values
         maps["temperature"] = recalibration.fit_temperature(truth, given)
-        maps["isotonic"] = recalibration.fit_isotonic(truth, given)
+        if kind == "yes_no":
+            maps["isotonic"] = recalibration.fit_isotonic(truth, given)
     result = {}
     for name, mapped in maps.items():
         measures = suites.measure(target, suites.Prediction(mapped(before)), drawn)
-        kept = {metric: measures[metric] for metric in RECALIBRATED}
+        kept = {metric: measures[metric] for metric in RECALIBRATED[kind]}
         result[name] = {"metrics": _plain(kept), "fitted": mapped.as_dict()}
     return result
 
@@ -201,7 +252,7 @@ def recalibrated(entry: Entry, drawn: Resamples) -> dict[str, Any]:
 def by_group(
     entries: Sequence[Entry], groups: Mapping[str, np.ndarray], drawn: Resamples, context: suites.Context | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Every metric within every group, and the widest gap of the primary one between groups that are large enough."""
+    """Every metric within every group, and its widest gap between groups that are large enough."""
     told: dict[str, Any] = {}
     gaps: dict[str, Any] = {}
     judged = {entry.name: (entry, threshold_of(entry)) for entry in entries if entry.role != "oracle"}
@@ -238,20 +289,17 @@ def group_size(made: Predictions, chosen: np.ndarray) -> dict[str, Any]:
     return {**size, "too_small": bool(few)}
 
 
-def gap(measures: Mapping[str, Any], entry: Entry) -> dict[str, Any] | None:
-    """The difference of the primary metric between the two groups that are farthest apart, paired; None without two."""
-    primary = PRIMARY[entry.held_out.target.kind]
-    known = {group: found[entry.name][primary] for group, found in measures.items()}
-    ordered = sorted((g for g in known if not np.isnan(known[g].value)), key=lambda g: known[g].value)
-    if len(ordered) < 2:
-        return None
-    lowest, highest = ordered[0], ordered[-1]
-    return {
-        "metric": primary,
-        "highest": highest,
-        "lowest": lowest,
-        **suites.difference(known[highest], known[lowest]).as_dict(),
-    }
+def gap(measures: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
+    """Metric -> its paired difference between the two groups that are farthest apart; those with two groups only."""
+    found = {}
+    for metric in next(iter(measures.values()))[entry.name] if measures else ():
+        known = {group: own[entry.name][metric] for group, own in measures.items()}
+        ordered = sorted((g for g in known if not np.isnan(known[g].value)), key=lambda g: known[g].value)
+        if len(ordered) > 1:
+            lowest, highest = ordered[0], ordered[-1]
+            apart = suites.difference(known[highest], known[lowest])
+            found[metric] = {"highest": highest, "lowest": lowest, **apart.as_dict()}
+    return found
 
 
 def oracle(

@@ -22,7 +22,7 @@ RAPL = Path("/sys/class/powercap")
 
 
 def measure(run: Any, part: LabelledSplit, *, batches: int = 20) -> dict[str, Any]:
-    """Numbers about a supervised run on this machine.
+    """Numbers about a run on this machine: of its predictions, or of its states where it was not trained on labels.
 
     Args:
       run: an opened run.
@@ -95,7 +95,7 @@ def training_seconds(folder: Path) -> float | None:
 
 
 def _wait(run: Any, batch: Any) -> None:
-    jax.block_until_ready(run.predictions(batch))
+    jax.block_until_ready(run.predictions(batch) if run.supervised else run.encode(batch))
 
 
 def _peak_memory() -> tuple[int, str]:

@@ -126,15 +126,10 @@ def together(name: str, members: Sequence[str], entries: Sequence[Entry]) -> Ent
     Args:
       name: of the new entry.
       members: names of entries.
-      entries: all there are.
-
-    Raises:
-      InputError: the labels are not yes or no.
+      entries: all there are; yes or no.
     """
     known = {entry.name: entry for entry in entries}
     chosen = [known[member] for member in members]
-    if chosen[0].held_out.target.kind != "yes_no":
-        raise InputError(f"--together {name} is a mean of log odds, and the labels are not yes or no.")
     tuning = [entry.tuning for entry in chosen if entry.tuning is not None]
     made = _mean_odds([entry.held_out for entry in chosen])
     told = {"mean log odds of": ", ".join(members)}
@@ -155,13 +150,8 @@ def on_common_labels(entries: Sequence[Entry], keys: pl.DataFrame) -> list[Entry
     """All entries on those of some labels that each of them has a prediction for.
 
     Raises:
-      InputError: there are no entries, two of one name, or no such label.
+      InputError: there is no such label.
     """
-    if not entries:
-        raise InputError("Nothing is to be compared: name a --workdir, --predictions, or --events for baselines.")
-    names = [entry.name for entry in entries]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"Two models are called {twice[0]}; give one another name (NAME=PATH).")
     for entry in entries:
         keys = keys.join(entry.held_out.keys, on=list(KEYS), how="semi", maintain_order="left")
     if not len(keys):

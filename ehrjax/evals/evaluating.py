@@ -8,8 +8,9 @@ OUTPUT/predictions/<name>/{tuning,held_out}.parquet
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,16 @@ from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled
 from ehrjax.evals import (
+    checking,
     comparing,
     efficiency,
     entries,
     evaluation_page,
-    judged,
     judging,
     predicting,
     prediction_files,
     rated,
+    sites,
     stress,
 )
 from ehrjax.evals.baselines import fitting, subject_groups
@@ -42,7 +44,8 @@ from ehrjax.ingest import meds
 from ehrjax.ingest.fingerprint import fingerprint
 from ehrjax.ingest.meds import TRAIN, TUNING
 
-ALL = "all"
+# Groups that a warning names at most.
+_MOST_NAMED = 8
 _REFERENCES = (fitting.COUNTS_LR, fitting.PREVIOUS)
 
 
@@ -63,27 +66,30 @@ def evaluate(
     Raises:
       InputError: something given cannot be used.
     """
-    _check_given(predictions, settings)
-    found = judging.collect(runs, predictions, settings)
     supervised = {name: run for name, run in runs.items() if (run.folder / predicting.TARGET_FILE).is_file()}
+    checking.given(runs, supervised, predictions, settings)
+    found = judging.collect(runs, predictions, settings)
     others = [run for name, run in runs.items() if name not in supervised]
     asked = rated.asked(runs, found.labels, found.target, settings.zero_shot)
     unused = [run for run in others if not settings.probes and not any(run is runs[name] for name in asked)]
     if unused:
         predicting.target_of(unused[0])  # says what is missing
     simple = _simple(supervised, found, settings)
-    baselines, probes = _baselines(found, settings), settings.probes
+    own_events = fingerprint(simple.dataset) if simple.dataset is not None else ""
+    baselines, probes = checking.baselines(found, settings), settings.probes
     if settings.split == TRAIN and (baselines or probes):
         found.warnings.append("Baselines and probes are fitted on train, so they are left out.")
         baselines, probes = (), ()
     if baselines:
-        _check_events(simple, found)
+        checking.events(simple, found, own_events)
     if TREES in probes:
         fitting.check_trees(found.target.kind)
-    names = {LINEAR: fitting.PROBE, TREES: fitting.TREES}
-    probed = [f"{names[kind]}_{name}" for name in runs for kind in probes]
+    kinds = {LINEAR: fitting.PROBE, TREES: fitting.TREES}
+    probed = [f"{kinds[kind]}_{name}" for name in runs for kind in probes]
     zero_shot = [entries.zero_shot_name(name) for name in asked]
-    _check_reference(baselines, [*probed, *zero_shot], supervised, predictions, found, settings)
+    checking.names([*baselines, *supervised, *zero_shot, *predictions, *probed], found, settings)
+    shots = simple.shots(settings.few_shot, settings.shots) if settings.few_shot else None
+    elsewhere = sites.opened(supervised, found, settings)
     groups = _groups(found.truth[settings.split], settings)
     # What may be refused comes before what takes long.
     trained: list[Entry] = []
@@ -110,8 +116,8 @@ def evaluate(
         if TREES in probes:
             say(f"boosted trees on {name}")
             made.append(simple.tree_probe(name, run, own))
-        if settings.few_shot:
-            vectors[name] = own
+        if shots:
+            vectors[name] = own[tree_pool(run)]  # with few labels none can be chosen
     made += [entries.together(name, members, made) for name, members in settings.together.items()]
     if best := entries.oracle(found, settings.split):
         made.append(best)
@@ -131,19 +137,23 @@ def evaluate(
     for name, of in (result["oracle"] or {"models": {}})["models"].items():
         if of["leak"]:
             found.warnings.append(f"{name} is better than the best possible beyond its interval: a leak.")
-    if settings.few_shot and settings.split not in (TRAIN, TUNING):
+    found.warnings += _too_small(result["groups"])
+    if shots:
         say("few-shot curves")
-        told["few_shot"] = simple.few_shot(vectors, settings.few_shot, settings.shots)
-    if supervised and (settings.robustness or settings.sites):
+        options = {"resamples": settings.resamples, "seed": settings.seed}
+        told["few_shot"] = simple.few_shot(vectors, shots, **options)
+    if settings.robustness or settings.sites:
         say("robustness")
-        told["robustness"] = _robustness(supervised, found, settings)
-    if supervised:
+        told["robustness"] = _robustness(supervised, elsewhere, found, settings)
+    if runs:
         say("cost")
         told["efficiency"] = {
-            name: efficiency.measure(run, found.tokens[name].parts[settings.split]) for name, run in supervised.items()
+            name: efficiency.measure(run, found.tokens[name].parts[settings.split]) for name, run in runs.items()
         }
-    told["about"] = _about(runs, found, settings)
-    told["settings"] = asdict(settings)
+    told["about"] = _about(runs, predictions, found, settings, own_events)
+    told["settings"] = {
+        name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(settings).items()
+    }
     with files.written_folder(settings.output, what="evaluation") as folder:
         for entry in made:
             _write_predictions(folder / "predictions" / entry.name, entry, settings.split)
@@ -162,73 +172,6 @@ def _simple(supervised: Mapping[str, Any], found: Judged, settings: Settings) ->
     edges = own.pop() if len(own) == 1 else EDGES_DAYS
     dataset = meds.open_dataset(settings.events) if settings.events else None
     return Simple(found, settings.split, edges, dataset, settings.seed)
-
-
-def _check_given(predictions: Mapping[str, str], settings: Settings) -> None:
-    """Raises InputError for what can be seen to be missing before anything is computed."""
-    for path in predictions.values():
-        for file in judging.files_of(path, settings.split).values():
-            if not file.is_file():
-                raise InputError(f"The predictions {file} do not exist.")
-    for what, path in (("shots", settings.shots), ("groups", settings.group_file), ("events", settings.events)):
-        if path and not Path(path).exists():
-            raise InputError(f"The {what} {path} do not exist.")
-    for site, paths in settings.sites.items():
-        for path in paths:
-            if not Path(path).exists():
-                raise InputError(f"{path} of the site {site} does not exist.")
-
-
-def _check_events(simple: Simple, found: Judged) -> None:
-    """Refuses events without the labels' subjects, and warns of events that are not those of tokens or labels.
-
-    Raises:
-      InputError: a labelled subject has no events, which would make the baselines worse than they are.
-    """
-    ids = simple.labels["subject_id"].unique()
-    strangers = ids.filter(~ids.is_in(simple.dataset.splits["subject_id"].implode()))
-    if len(strangers):
-        raise InputError(
-            f"{simple.dataset.folder} lacks {len(strangers):,} of {len(ids):,} subjects with labels (such as "
-            f"{strangers[0]}); name the events that the labels were made from."
-        )
-    own = fingerprint(simple.dataset)
-    told = {found.labels.info.get("dataset", {}).get("fingerprint")}
-    told |= {tokens.dataset.info["source_fingerprint"] for tokens in found.tokens.values()}
-    if told - {None, own}:
-        found.warnings.append(
-            f"The events {simple.dataset.folder} are not those that the labels or tokens were made from: baselines may "
-            "know more or less than the models."
-        )
-
-
-def _check_reference(
-    baselines: tuple[str, ...],
-    probed: list[str],
-    supervised: Mapping[str, Any],
-    predictions: Mapping[str, str],
-    found: Judged,
-    settings: Settings,
-) -> None:
-    names = [*baselines, *supervised, *predictions, *probed]
-    for name, members in settings.together.items():
-        if unknown := [member for member in members if member not in names]:
-            raise InputError(f"--together {name} names {unknown[0]!r}; choose {', '.join(names)}.")
-    names += settings.together
-    names += ["oracle"] if judged.TRUE_PROBABILITY in found.labels.frame.columns else []
-    if settings.reference and settings.reference not in names:
-        raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(names)}.")
-
-
-def _baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
-    known = fitting.baselines_for(found.target.kind)
-    chosen = known if settings.baselines == (ALL,) else settings.baselines
-    for name in chosen:
-        if name not in known:
-            raise InputError(f"--baselines has {name!r}; for these labels there are {', '.join(known)}.")
-    if chosen and not settings.events:
-        raise InputError("Baselines count events; name the MEDS dataset of the labels as --events.")
-    return chosen
 
 
 def _reference(made: list[Entry], settings: Settings) -> str:
@@ -267,23 +210,42 @@ def periods(keys: pl.DataFrame) -> dict[str, np.ndarray]:
     return {"period": np.array([names[b] for b in band])}
 
 
-def _robustness(supervised: Mapping[str, Any], found: Judged, settings: Settings) -> dict[str, Any]:
+def _too_small(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A warning that names the groups too small to say anything about."""
+    small = [f"{column} {group}" for column, of in groups.items() for group, told in of.items() if told["too_small"]]
+    if not small:
+        return []
+    more = f" and {len(small) - _MOST_NAMED} more" if len(small) > _MOST_NAMED else ""
+    return [f"Groups too small to say anything about: {', '.join(small[:_MOST_NAMED])}{more}."]
+
+
+def _robustness(
+    supervised: Mapping[str, Any], elsewhere: Sequence[sites.Site], found: Judged, settings: Settings
+) -> dict[str, Any]:
     told: dict[str, Any] = {"degraded": {}, "sites": [], "notes": []}
     options = {"resamples": settings.resamples, "seed": settings.seed}
     if settings.robustness:
         told["degraded"], told["notes"] = stress.degraded(supervised, found, settings.split, **options)
-    if settings.sites:
-        told["sites"], notes = stress.sites(supervised, settings.sites, found.target, **options, force=settings.force)
-        told["notes"] += notes
+    if elsewhere:
+        told["sites"] = sites.measured(supervised, elsewhere, found, **options)
+        told["notes"] += [note for site in elsewhere for note in site.notes]
     return told
 
 
-def _about(runs: Mapping[str, Any], found: Judged, settings: Settings) -> dict[str, Any]:
+def _about(
+    runs: Mapping[str, Any], predictions: Mapping[str, str], found: Judged, settings: Settings, events: str
+) -> dict[str, Any]:
     """Fingerprints, counts and versions."""
     told: dict[str, Any] = {"task": found.labels.info.get("text", found.labels.name)}
     told |= {f"labels in {split}": f"{len(own):,}" for split, own in found.truth.items()}
     if "dataset" in found.labels.info:
         told["events of the labels"] = found.labels.info["dataset"].get("fingerprint", "not told")
+    if settings.labels:
+        told["label files"] = files.sha256_tree(settings.labels)[:16]
+    if events:
+        told["events"] = events
+    for name, path in predictions.items():
+        told[f"{name}: predictions"] = files.sha256_tree(path)[:16]
     for name, tokens in found.tokens.items():
         aside = tokens.parts[settings.split].set_aside.items()
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in aside if reason != labelled.ELSEWHERE)

@@ -197,7 +197,7 @@ def _recalibration(result: Told) -> list[str]:
             rows += [["", how, *(number(found["metrics"][n]) for n in chosen)] for how, found in told.items()]
     return [
         table(["", "", *(names[name] for name in chosen)], rows),
-        '<p class="note">Temperature scaling and isotonic regression, fitted on the tuning labels.</p>',
+        '<p class="note">Temperature scaling, and of yes or no isotonic regression, fitted on the tuning labels.</p>',
     ]
 
 

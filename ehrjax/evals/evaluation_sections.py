@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import plotly.graph_objects as go
+
 from ehrjax.evals.evaluation_cells import MOST_COLUMNS, MOST_DRAWN, Told, labels_of, number
 from ehrjax.viz import figures
 from ehrjax.viz.page import Markup, figure, table, text
+
+# Models whose intervals are drawn as bands, at most.
+MOST_BANDS = 3
 
 
 def groups(result: Told) -> list[str]:
@@ -26,7 +31,7 @@ def groups(result: Told) -> list[str]:
                 few = ["too few"] * len(shown)
                 cells = few if found["too_small"] else [number(found["models"][m["name"]][primary]) for m in shown]
                 rows.append([group, *size, *cells])
-            gaps = [_gap(result["gaps"][column].get(m["name"])) for m in shown]
+            gaps = [_gap(result["gaps"][column].get(m["name"], {}).get(primary)) for m in shown]
             rows.append(["widest gap", *[""] * (2 if yes_no else 1), *gaps])
             header = ["", "labels / subjects", *(["positive"] if yes_no else []), *(m["label"] for m in shown)]
             parts.append(table(header, rows))
@@ -41,7 +46,8 @@ def groups(result: Told) -> list[str]:
                 figure(figures.intervals(drawn, [m["label"] for m in shown], x=names[primary], from_zero=False))
             )
     note = (
-        f"{names[primary]} within each group; all other metrics are in metrics.json. Groups of fewer than 50 subjects"
+        f"{names[primary]} within each group; all other metrics, and their gaps, are in metrics.json. Groups of fewer "
+        "than 50 subjects"
         + (", or with fewer than 10 labels of either answer," if result["kind"] == "yes_no" else "")
         + " are too small to say anything about. A gap is between the two groups that are farthest apart, chosen after "
         "looking, so its interval is a little too far from zero."
@@ -76,9 +82,31 @@ def robustness(told: Told, result: Told) -> list[str]:
                 for site in told["sites"]]  # fmt: skip
         parts.append("<h3>Other sites</h3>")
         parts.append(table(["site", "model", "labels / subjects", name], rows))
+        parts.append(figure(_of_sites(told["sites"], result)))
     for note in told.get("notes", ()):
         parts.append(f'<p class="note">{text(note)}</p>')
     return parts
+
+
+def _of_sites(sites: Sequence[Told], result: Told) -> go.Figure:
+    """The runs at home and at each site."""
+    primary = result["primary"]
+    models = {m["name"]: m for m in result["models"] if m["name"] in {site["model"] for site in sites}}
+    at = {(site["name"], site["model"]): site["metric"] for site in sites}
+    places = {"at home": {name: model["metrics"][primary] for name, model in models.items()}}
+    places |= {
+        site: {name: at.get((site, name)) for name in models} for site in dict.fromkeys(s["name"] for s in sites)
+    }
+    nothing = (None, None, None)
+    drawn = {
+        place: [
+            nothing if found[name] is None else tuple(found[name][part] for part in ("value", "low", "high"))
+            for name in models
+        ]
+        for place, found in places.items()
+    }
+    labels = [model["label"] for model in models.values()]
+    return figures.intervals(drawn, labels, x=labels_of(result)[primary], from_zero=False)
 
 
 def few_shot(told: Told) -> list[str]:
@@ -94,7 +122,12 @@ def few_shot(told: Told) -> list[str]:
             Markup(f"{by_k[k]['mean']:.3f} <small>± {by_k[k]['sd']:.3f}</small>") if k in by_k else "–" for k in ks
         ]
         rows.append([name, *cells])
-    drawn = figures.curves(lines, x="examples of each answer (k)", y="AUROC")
+    bands = {
+        name: ([p["low"] for p in points], [p["high"] for p in points])
+        for name, points in told["curves"].items()
+        if all(p["low"] is not None for p in points)
+    }
+    drawn = figures.curves(lines, x="examples of each answer (k)", y="AUROC", bands=bands)
     drawn.update_xaxes(type="log", tickvals=ks, ticktext=[str(k) for k in ks])
     return [
         table(["k of each answer", *map(str, ks)], rows),
@@ -123,12 +156,12 @@ def cost(told: Mapping[str, Told]) -> list[str]:
         )
     device = text(next(iter(told.values()))["device"])
     header = ["", "parameters", "trained", "labels/s", "tokens/s", "latency ms (median / 95 %)", "peak memory so far"]
-    header += ["fine-tuning", "energy per 1,000 labels"]
+    header += ["training", "energy per 1,000 labels"]
     return [
         table(header, rows),
         f'<p class="note">Measured on {device} while this report was made, one model after '
-        "another; the memory is that of the whole evaluation up to then. Fine-tuning is the time of the run's own "
-        "training steps, without what it started from.</p>",
+        "another; the memory is that of the whole evaluation up to then. Training is the time of the run's own "
+        "steps, without what it started from. Of a run without a head for these labels the states are timed.</p>",
     ]
 
 
@@ -148,6 +181,12 @@ def curves(result: Told) -> list[str]:
     kept = [i for i, t in enumerate(benefit["threshold"]) if t <= top]
     at = [benefit["threshold"][i] for i in kept]
     decision = {m["label"]: (at, [m["curves"]["net_benefit"]["model"][i] for i in kept]) for m in models}
+    # Bands of more models would hide each other; metrics.json has them all.
+    few = models if len(models) <= MOST_BANDS else []
+    shares = {m["label"]: (m["curves"]["reliability"]["low"], m["curves"]["reliability"]["high"]) for m in few}
+    benefits = {
+        m["label"]: tuple([m["curves"]["net_benefit"][end][i] for i in kept] for end in ("low", "high")) for m in few
+    }
     # Treating everybody costs far below zero at high thresholds, which would press all else together.
     floor = -0.25 * share
     everybody = [(t, benefit["all"][i]) for i, t in zip(kept, at) if benefit["all"][i] >= floor]
@@ -162,13 +201,18 @@ def curves(result: Told) -> list[str]:
         "<h3>Reliability</h3>",
         figure(
             figures.curves(
-                reliability, x="predicted probability", y="observed share", against={"calibrated": diagonal[""]}
+                reliability,
+                x="predicted probability",
+                y="observed share",
+                against={"calibrated": diagonal[""]},
+                bands=shares,
             )
         ),
         "<h3>Decision curve</h3>",
-        figure(figures.curves(decision, x="threshold probability", y="net benefit", against=against)),
+        figure(figures.curves(decision, x="threshold probability", y="net benefit", against=against, bands=benefits)),
         '<p class="note">Net benefit: true positives a label, less false positives at the price that the threshold '
-        "implies (Vickers and Elkin 2006).</p>",
+        "implies (Vickers and Elkin 2006). Intervals of reliability and net benefit, over resampled subjects, are in "
+        f"metrics.json, and drawn where there are at most {MOST_BANDS} models.</p>",
     ]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled, token_dataset
 from ehrjax.data import notes as note_vectors
@@ -114,30 +113,6 @@ class Judged:
     warnings: list[str]
 
 
-def trained_on(run: Any, subjects: np.ndarray) -> tuple[int, bool]:
-    """How many of some subjects a run has been trained on, itself or what it started from.
-
-    Returns:
-      (subjects in the train splits of all of their tokens, whether the tokens of all of them are still there).
-    """
-    asked, seen, whole = np.unique(subjects), np.zeros(0, np.int64), True
-    config, met = run.config, set()
-    while config is not None:
-        try:
-            seen = np.union1d(seen, token_dataset.open_tokens(config["data"]["path"]).split("train").subject_ids)
-        except InputError:
-            whole = False
-        start = config["init"]["checkpoint"]
-        if not start or start in met:
-            break
-        met.add(start)
-        try:
-            config = files.read_json(Path(start) / "config.json", what="run's folder").get("config")
-        except InputError:
-            config, whole = None, False
-    return int(np.isin(asked, seen).sum()), whole
-
-
 def aligned(made: Predictions, keys: pl.DataFrame) -> Predictions:
     """Predictions in the order of some keys; every key must be there."""
     places = keys.join(made.keys.with_row_index("_at"), on=list(KEYS), how="left", maintain_order="left")["_at"]
@@ -189,7 +164,7 @@ def foreign(
         raise InputError(f"{path} and the labels have no subject and time in common.")
     own = aligned(made, common)
     judged = aligned(truth, common)
-    if own.truth is not None and kind != "codes" and not np.array_equal(own.truth, judged.truth):
+    if own.truth is not None and not np.array_equal(own.truth, judged.truth):
         row = int(np.flatnonzero((own.truth != judged.truth).any(axis=1))[0])
         raise InputError(
             f"{path} says another truth than the labels of subject {common['subject_id'][row]} at "

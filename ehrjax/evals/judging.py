@@ -12,10 +12,11 @@ import polars as pl
 
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled
-from ehrjax.evals import judged, predicting, prediction_files
+from ehrjax.evals import judged, past, predicting, prediction_files
 from ehrjax.evals.judged import Judged
 from ehrjax.evals.prediction_files import KEYS, Predictions
 from ehrjax.evals.settings import Settings
+from ehrjax.ingest import meds
 from ehrjax.ingest.labels import reading
 from ehrjax.ingest.meds import TRAIN, TUNING
 
@@ -41,9 +42,42 @@ def collect(runs: Mapping[str, Any], predictions: Mapping[str, str], settings: S
             "Judged by tuning, on which models stopped and penalties were chosen: these numbers are too good."
         )
     if not settings.labels:
-        return _of_files(predictions, settings, warnings)
-    labels = judged.read(settings.labels, settings.decode)
-    return _of_runs(runs, labels, settings, warnings) if runs else _of_labels(labels, settings, warnings)
+        found = _of_files(predictions, settings, warnings)
+    else:
+        labels = judged.read(settings.labels, settings.decode)
+        found = _of_runs(runs, labels, settings, warnings) if runs else _of_labels(labels, settings, warnings)
+    return _of_period(found, settings)
+
+
+def _of_period(found: Judged, settings: Settings) -> Judged:
+    """Only labels of the time that is asked for are judged.
+
+    Raises:
+      InputError: there are none.
+    """
+    own, split = found.truth[settings.split], settings.split
+    if not len(own):
+        raise InputError(f"There is no label of {split} that every run has a window for.")
+    if settings.since is None and settings.until is None:
+        return found
+    time, kept = pl.col("prediction_time"), pl.lit(True)
+    kept = kept & (time >= settings.since) if settings.since is not None else kept
+    kept = kept & (time < settings.until) if settings.until is not None else kept
+    chosen = own.keys.filter(kept)
+    if not len(chosen):
+        times = own.keys["prediction_time"]
+        raise InputError(
+            f"No label of {split} is of the time asked for by --since and --until; they are of {times.min()} to "
+            f"{times.max()}."
+        )
+    found.warnings.append(
+        f"{len(chosen):,} of the {len(own):,} labels of {split} are of the time asked for, and judged."
+    )
+    if TRAIN in found.truth and (known := len(found.truth[TRAIN].keys.filter(kept))):
+        found.warnings.append(
+            f"{known:,} labels of train are of the time that is judged: what was learnt from them is not older than it."
+        )
+    return replace(found, truth={**found.truth, split: judged.aligned(own, chosen)})
 
 
 def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings, warnings: list[str]) -> Judged:
@@ -54,7 +88,8 @@ def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings
         tokens[name] = own
         if settings.split not in own.parts:
             raise InputError(f"No label of {labels.name} belongs to a subject in {settings.split} of {path}.")
-        seen, whole = judged.trained_on(run, predicting.keys_of(own.parts[settings.split])["subject_id"].to_numpy())
+        known, asked = past.of(run), predicting.keys_of(own.parts[settings.split])["subject_id"].to_numpy()
+        seen = known.trained(asked)
         if seen and not settings.force:
             raise InputError(
                 f"{name}, or what it started from, was trained on {seen:,} of the subjects in {settings.split}; judge "
@@ -62,7 +97,9 @@ def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings
             )
         if seen:
             warnings.append(f"{name} was trained on {seen:,} of the judged subjects: its numbers are too good.")
-        if not whole:
+        if settings.split != TUNING and (tuned := known.tuned(asked)):
+            warnings.append(f"{name} stopped by {tuned:,} of the judged subjects (tuning): its numbers are too good.")
+        if not known.whole:
             warnings.append(f"Tokens that {name} was trained on are gone: whether it knows these subjects is unsure.")
         tasks = predicting.tasks_of(run)
         if tasks and labels.name not in tasks:
@@ -82,11 +119,7 @@ def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings
 
 
 def _of_labels(labels: reading.Labels, settings: Settings, warnings: list[str]) -> Judged:
-    told = labels.frame[reading.SPLIT]
-    if told.null_count() == len(told):
-        # Somebody's labels, all of them to judge by.
-        labels = replace(labels, frame=labels.frame.with_columns(pl.lit(settings.split).alias(reading.SPLIT)))
-        warnings.append(f"The labels do not say their split: all of them are taken for {settings.split}.")
+    labels = replace(labels, frame=_with_splits(labels.frame, settings, warnings))
     train = labels.frame.filter(pl.col(reading.SPLIT) == TRAIN)["subject_id"].unique().to_numpy()
     target = labelled.target_of(labels, train if len(train) else labels.frame["subject_id"].unique().to_numpy())
     truth = {}
@@ -100,6 +133,36 @@ def _of_labels(labels: reading.Labels, settings: Settings, warnings: list[str]) 
         if len(frame):
             truth[split] = _of_frame(labels, frame, target)
     return Judged(labels, target, truth, truth, {}, warnings)
+
+
+def _with_splits(frame: pl.DataFrame, settings: Settings, warnings: list[str]) -> pl.DataFrame:
+    """The labels that say their split; where a file does not, the events do, and without these all are judged.
+
+    Raises:
+      InputError: a subject is in two splits, so that what is fitted would know whom it is judged by.
+    """
+    if settings.events and (unsaid := frame[reading.SPLIT].null_count()):
+        known = meds.open_dataset(settings.events).splits.select("subject_id", pl.col("split").alias("_known"))
+        frame = frame.join(known, on="subject_id", how="left", maintain_order="left")
+        frame = frame.with_columns(pl.coalesce(reading.SPLIT, "_known").alias(reading.SPLIT)).drop("_known")
+        found = unsaid - frame[reading.SPLIT].null_count()
+        warnings.append(f"{found:,} labels do not say their split: it is that of the events {settings.events}.")
+    unsaid = frame[reading.SPLIT].null_count()
+    if unsaid == len(frame):
+        # Somebody's labels, all of them to judge by.
+        warnings.append(f"The labels do not say their split: all of them are taken for {settings.split}.")
+        return frame.with_columns(pl.lit(settings.split).alias(reading.SPLIT))
+    if unsaid:
+        warnings.append(f"{unsaid:,} labels do not say their split and are left out.")
+        frame = frame.drop_nulls(reading.SPLIT)
+    by_subject = frame.group_by("subject_id").agg(pl.col(reading.SPLIT).unique().sort())
+    several = by_subject.filter(pl.col(reading.SPLIT).list.len() > 1).sort("subject_id")
+    if len(several):
+        raise InputError(
+            f"The labels have {len(several):,} subjects in several splits (the first: {several['subject_id'][0]} in "
+            f"{' and '.join(several[reading.SPLIT][0])}); put all labels of a subject into one."
+        )
+    return frame
 
 
 def _of_frame(labels: reading.Labels, frame: pl.DataFrame, target: labelled.Target) -> Predictions:
@@ -121,9 +184,23 @@ def _of_files(predictions: Mapping[str, str], settings: Settings, warnings: list
             if made.truth is None:
                 raise InputError(f"{path} holds no truth (such as boolean_value); name the labels as --labels.")
             truth[split] = _sorted(made.target, made.keys, made.truth)
+    _check_apart(truth, settings.split)
     target = truth[settings.split].target
     name = Path(next(iter(predictions.values()))).stem
     return Judged(reading.Labels(name, "", pl.DataFrame(), {}), target, truth, truth, {}, warnings)
+
+
+def _check_apart(truth: Mapping[str, Predictions], split: str) -> None:
+    """Raises InputError where subjects to judge by are among those that thresholds are chosen on."""
+    if TUNING not in truth or split == TUNING:
+        return
+    own = [truth[name].keys["subject_id"].unique() for name in (TUNING, split)]
+    both = own[1].filter(own[1].is_in(own[0].implode()))
+    if len(both):
+        raise InputError(
+            f"{len(both):,} subjects are in {TUNING}.parquet and in {split}.parquet (the first: {both.sort()[0]}); "
+            "what is chosen on tuning must not know whom it is judged by."
+        )
 
 
 def files_of(path: str, split: str) -> dict[str, Path]:

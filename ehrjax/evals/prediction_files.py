@@ -32,6 +32,8 @@ from ehrjax.data.labelled import Target
 KEYS = ("subject_id", "prediction_time")
 METADATA = b"ehrjax"
 PROBABILITY = "predicted_boolean_probability"
+# What rounding may cost the sum of probabilities.
+_SUM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def read(path: str | Path) -> Predictions:
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path} cannot be read as {path.suffix.lstrip('.') or 'parquet'}; write it again.") from error
     frame = pl.DataFrame(pl.from_arrow(table))
+    if not len(frame):
+        raise InputError(f"{path} holds no predictions; write it again.")
     target, edges = _told(table, path)
     keys = _keys(frame, path)
     if target.kind == "yes_no":
@@ -130,6 +134,8 @@ def read(path: str | Path) -> Predictions:
         _need(frame, ["predicted_probabilities"], path)
         values = _listed(frame, "predicted_probabilities", len(target.names), path)
         _check_probabilities(values, keys, path, "predicted_probabilities")
+        if target.kind == "classes":
+            _check_sums(values, keys, path)
         truth = _named(frame, target, path)
     elif target.kind == "number":
         _need(frame, ["predicted_float_value"], path)
@@ -230,6 +236,17 @@ def _check_probabilities(values: np.ndarray, keys: pl.DataFrame, path: Path, nam
         raise InputError(
             f"{path}: {name} lies outside 0..1 in {int(bad.sum())} rows (the first is row {row + 1}, subject "
             f"{keys['subject_id'][row]}); scores must be turned into probabilities first."
+        )
+
+
+def _check_sums(values: np.ndarray, keys: pl.DataFrame, path: Path) -> None:
+    """Probabilities of classes that exclude each other add up to 1; others would be judged too well."""
+    bad = np.abs(values.sum(axis=1, dtype=np.float64) - 1) > _SUM
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(
+            f"{path}: predicted_probabilities do not add up to 1 in {int(bad.sum())} rows (the first is row {row + 1}, "
+            f"subject {keys['subject_id'][row]}); divide them by their sum."
         )
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 LINEAR, TREES = "linear", "trees"
 PROBES = (LINEAR, TREES)
 """Models that are fitted on frozen vectors."""
+
+WHERE_POSSIBLE = "where possible"
+"""All baselines, if there are events and labels of train."""
 
 BY_LABELS = "labels"
 """What is asked for without labels is what the label folder says it is about."""
@@ -21,6 +25,7 @@ class Settings:
       labels: a label folder or file; empty: the truth stands in the files of predictions.
       output: the folder to write.
       split: whose labels judge.
+      since, until: the prediction times that judge, from the first until before the second; None: all.
       input: a token dataset for all runs; empty: each run's own.
       events: a MEDS dataset, for baselines and groups; empty: neither.
       decode: see ingest.labels.reading.
@@ -43,6 +48,8 @@ class Settings:
     labels: str
     output: str
     split: str = "held_out"
+    since: datetime | None = None
+    until: datetime | None = None
     input: str = ""
     events: str = ""
     decode: str = ""

@@ -27,6 +27,14 @@ REPLICATES = 5
 
 
 @dataclass(frozen=True)
+class Draws:
+    """The draws of few-shot curves, and a sentence about them."""
+
+    shots: tuple[shots.Shots, ...]
+    about: str
+
+
+@dataclass(frozen=True)
 class Simple:
     """The labels of train, tuning and the judged split as one table, and what is fitted on them.
 
@@ -117,44 +125,65 @@ class Simple:
         told = {"chosen": fitted.chosen, "seconds": round(fitted.seconds, 1)}
         return Entry(name, fitted.label, role, made[self.split], made.get(TUNING), told)
 
-    def few_shot(
-        self, vectors: Mapping[str, Mapping[str, np.ndarray]], sizes: tuple[int, ...], file: str = ""
-    ) -> dict[str, Any]:
+    def shots(self, sizes: tuple[int, ...], file: str = "") -> Draws:
+        """The labels that few-shot curves learn from.
+
+        Args:
+          sizes: k, labels of each answer.
+          file: EHRSHOT's shots; empty: drawn by the seed.
+
+        Raises:
+          InputError: the labels are not yes or no, or the file cannot be used.
+        """
+        if file:
+            given = shots.read_shots(file, self.found.labels.name, self.labels, self.task)
+            drawn = [shot for shot in given if shot.k in sizes]
+            if not drawn:
+                there = ", ".join(str(k) for k in sorted({shot.k for shot in given}))
+                raise InputError(f"{file} has no shots of the sizes asked for; it has k of {there}.")
+            return Draws(tuple(drawn), f"The shots of {file}.")
+        found, skipped = shots.draw_shots(self.task, shots=sizes, replicates=REPLICATES)
+        about = f"Mean and standard deviation over {REPLICATES} seeded draws of k labels of each answer."
+        about += "".join(f" No k of {k}: {why}." for k, why in list(skipped.items())[:1])
+        return Draws(tuple(found), about)
+
+    def few_shot(self, vectors: Mapping[str, np.ndarray], drawn: Draws, *, resamples: int, seed: int) -> dict[str, Any]:
         """AUROCs of linear models on k labels of each answer: on the counts, and on the frozen vectors of runs.
 
         Args:
-          vectors: run name -> its vectors by pool; the first pool is taken, for with few labels none can be chosen.
-          sizes: k.
-          file: EHRSHOT's shots; empty: drawn by the seed.
+          vectors: run name -> its vectors.
+          drawn: from `shots`.
+          resamples, seed: of the judged subjects, for the interval of the mean over draws.
         """
-        if self.split in (TRAIN, TUNING):
-            raise InputError("Few-shot curves are judged by held_out; leave --split as it is.")
         truth = self.task.outcomes.truth[:, 0] > 0
-        asked = truth[self.labels[SPLIT].to_numpy() == self.split]
-        if asked.all() or not asked.any():
+        judged = self.labels[SPLIT].to_numpy() == self.split
+        if truth[judged].all() or not truth[judged].any():
             return {"curves": {}, "about": "The judged labels have one answer only, so nothing can be told apart."}
-        if file:
-            given = shots.read_shots(file, self.found.labels.name, self.labels, self.task)
-            drawn, skipped = [shot for shot in given if shot.k in sizes], {}
-            about = f"The shots of {file}."
-        else:
-            drawn, skipped = shots.draw_shots(self.task, shots=sizes, replicates=REPLICATES)
-            about = f"Mean and standard deviation over {REPLICATES} seeded draws of k labels of each answer."
         matrices: dict[str, np.ndarray | sparse.csr_matrix] = {}
         if self.dataset is not None:
             matrices["counts"] = designs.linear_design(self.counts, self.task.train, next(iter(designs.SCALES)))
-        matrices |= {f"probe on {name}": next(iter(own.values())) for name, own in vectors.items()}
+        matrices |= {f"probe on {name}": own for name, own in vectors.items()}
+        subjects = self.labels["subject_id"].to_numpy()
         curves = {}
         for name, matrix in matrices.items():
-            found: dict[int, list[float]] = {}
-            for one in shots.few_shot(matrix, self.task, drawn):
-                found.setdefault(one.k, []).append(float(discrimination.auroc(truth[one.rows], one.values)[0]))
-            curves[name] = [
-                {"k": k, "mean": float(np.mean(a)), "sd": float(np.std(a, ddof=1)) if len(a) > 1 else 0.0, "all": a}
-                for k, a in found.items()
-            ]
-        about += "".join(f" No k of {k}: {why}." for k, why in list(skipped.items())[:1])
-        return {"curves": curves, "about": about + " AUROC on the judged labels of linear models."}
+            made: dict[int, list[shots.FewShot]] = {}
+            for one in shots.few_shot(matrix, self.task, drawn.shots):
+                made.setdefault(one.k, []).append(one)
+            points = []
+            for k, several in made.items():
+                rows, scores = several[0].rows, np.stack([one.values for one in several])
+                found, samples = discrimination.aurocs(
+                    truth[rows], scores, subjects[rows], resamples=resamples, seed=seed
+                )
+                every = [one.value for one in found]
+                low, high = discrimination.interval(samples.mean(axis=0)) if found[0].subjects > 1 else (None, None)
+                spread = float(np.std(every, ddof=1)) if len(every) > 1 else 0.0
+                points.append(
+                    {"k": k, "mean": float(np.mean(every)), "low": low, "high": high, "sd": spread, "all": every}
+                )
+            curves[name] = points
+        about = f"{drawn.about} AUROC on the judged labels of linear models; the bands are 95 % intervals of the mean"
+        return {"curves": curves, "about": about + " over resampled subjects."}
 
 
 def tree_pool(run: Any) -> str:

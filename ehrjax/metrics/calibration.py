@@ -130,6 +130,23 @@ def reliability(
     return Reliability(n, predicted, share, low, high)
 
 
+def bin_columns(
+    truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS, *, equal_mass: bool = True
+) -> np.ndarray:
+    """[N, 2 B] float64, what is summed over rows for the curve's B bins: 1, and then the truth, in the row's bin.
+
+    The bins are those of `reliability`, empty ones left out.
+    """
+    truth, probabilities = np.asarray(truth, bool), np.asarray(probabilities, np.float64)
+    edges = bin_edges(probabilities, bins, equal_mass)
+    place = np.unique(_bins(probabilities, edges), return_inverse=True)[1]
+    size = int(place.max(initial=-1)) + 1
+    found = np.zeros((len(truth), 2 * size))
+    rows = np.arange(len(truth))
+    found[rows, place], found[rows, size + place] = 1.0, truth
+    return found
+
+
 def _bins(probabilities: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.clip(np.searchsorted(edges, probabilities, side="right") - 1, 0, len(edges) - 2)
 

@@ -108,13 +108,21 @@ def net_benefit(
     Raises:
       InputError: a threshold is not in [0, 1).
     """
-    truth, probabilities = np.asarray(truth, bool), np.asarray(probabilities, np.float64)
     thresholds = np.atleast_1d(np.asarray(thresholds, np.float64))
+    weights = row_weights(weights, len(truth))
+    total = weights.sum(axis=1, keepdims=True)
+    model = ratio(weights @ worth(truth, probabilities, thresholds), total)
+    everybody = ratio(weights @ worth(truth, np.ones(len(truth)), thresholds), total)
+    return NetBenefit(thresholds, model, everybody, np.zeros(len(thresholds)))
+
+
+def worth(truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """[N, T] float64: each row's part of the net benefit of treating whom the model says, at each threshold [T].
+
+    Raises:
+      InputError: a threshold is not in [0, 1).
+    """
     if not ((thresholds >= 0) & (thresholds < 1)).all():
         raise InputError("a threshold of a decision curve is outside [0, 1); choose probabilities below 1")
-    weights, price = row_weights(weights, len(truth)), thresholds / (1 - thresholds)
-    said = probabilities[:, None] >= thresholds
-    worth = np.where(truth[:, None], 1.0, -price)
-    total = weights.sum(axis=1, keepdims=True)
-    model, everybody = ratio(weights @ (worth * said), total), ratio(weights @ worth, total)
-    return NetBenefit(thresholds, model, everybody, np.zeros(len(thresholds)))
+    gained = np.where(np.asarray(truth, bool)[:, None], 1.0, -thresholds / (1 - thresholds))
+    return gained * (np.asarray(probabilities, np.float64)[:, None] >= thresholds)

@@ -226,9 +226,14 @@ class Run:
         self._must(supervised=True, use="logits")
         return self._predictions(self.params, self._device(batch))
 
+    @property
+    def supervised(self) -> bool:
+        """Whether it was trained on labels."""
+        return hasattr(sys.modules[type(self.objective).__module__], "LABELS")
+
     def _must(self, *, supervised: bool, use: str) -> None:
         name = self.config["objective"]["name"]
-        if hasattr(sys.modules[type(self.objective).__module__], "LABELS") != supervised:
+        if self.supervised != supervised:
             raise InputError(f"The objective {name} does not give that; use run.{use}(batch).")
 
     def logits(self, batch: Mapping[str, Any]) -> jax.Array:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,11 @@ from typing import Any
 import numpy as np
 
 TASKS = ("readmission_30d", "new_heart_failure_1y", "new_diabetes_1y")
+TITLES = {
+    "readmission_30d": "Readmission within 30 days",
+    "new_heart_failure_1y": "First heart failure within a year",
+    "new_diabetes_1y": "First type 2 diabetes within a year",
+}
 # Those that are fine-tuned, and the one that is not.
 MODELS = ("behrt", "gpt2", "lstm", "visit_lstm")
 FROZEN = "fading"
@@ -293,67 +298,69 @@ def zero_shot(work: Path, task: str, args: argparse.Namespace) -> Path:
 
 def summary(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
     """Baselines, the mean over seeds of each model, the best possible: AUROC, difference to counts, gap closed."""
-    from ehrjax.evals import prediction_files
-    from ehrjax.metrics import discrimination
+    from ehrjax.evals import prediction_files, seeds
 
-    folder, seeds = reported(work, task, args), range(args.seeds)
+    folder, every, best = reported(work, task, args), range(args.seeds), "best possible"
     names = {
-        **{label: [f"{name}_{seed}" for seed in seeds] for name, label in LABELS.items()},
+        **{label: [f"{name}_{seed}" for seed in every] for name, label in LABELS.items()},
         "the last two together, all seeds": ["all"],
-        "best possible": ["oracle"],
+        best: ["oracle"],
     }
-    flat = [name for group in names.values() for name in group]
-    read = {name: prediction_files.read(folder / name / "held_out.parquet") for name in flat}
-    first = read[flat[0]]
-    scores = np.stack([read[name].values[:, 0] for name in flat])
-    subjects = first.keys["subject_id"].to_numpy()
-    found, drawn = discrimination.aurocs(first.truth[:, 0] > 0, scores, subjects)
-    values = {name: estimate.value for name, estimate in zip(flat, found)}
-    draws = dict(zip(flat, drawn))
-    mean = {label: np.mean([values[name] for name in group]) for label, group in names.items()}
-    resampled = {label: np.mean([draws[name] for name in group], axis=0) for label, group in names.items()}
-    best, rows = "best possible", {}
-    for label in names:
-        rows[label] = {
-            "auroc": [float(mean[label]), *discrimination.interval(resampled[label])],
-            "seeds": [float(values[name]) for name in names[label]],
-        }
+    files = {label: [folder / name / "held_out.parquet" for name in group] for label, group in names.items()}
+    found = seeds.means(files)
+    rows: dict[str, dict[str, Any]] = {}
+    for label, mean in found.items():
+        rows[label] = {"auroc": mean.shown(), "seeds": mean.seeds}
         for base in COUNTS:
-            value, above = mean[label] - mean[base], resampled[label] - resampled[base]
-            closed = value / (mean[best] - mean[base]), above / (resampled[best] - resampled[base])
-            rows[label][f"minus {base}"] = [float(value), *discrimination.interval(above)]
-            rows[label][f"closed from {base}"] = [float(closed[0]), *discrimination.interval(closed[1])]
-    return {"labels": len(first), "positives": int(first.truth.sum()), "rows": rows}
+            rows[label][f"less {base}"] = mean.less(found[base])
+            rows[label][f"closed from {base}"] = mean.closed(found[base], found[best])
+    truth = prediction_files.read(files[best][0]).truth
+    return {"labels": len(truth), "positives": int(truth.sum()), "rows": rows}
+
+
+def cell(found: Sequence[float | None], kind: str = ".3f") -> str:
+    """A value with its interval, where there are such: as it is, as a difference, or as a share."""
+    value, low, high = found
+    if value is None:
+        return "-"
+    if kind == "share":
+        return f"{100 * value:.0f} %" + ("" if low is None else f" ({100 * low:.0f} to {100 * high:.0f})")
+    return f"{value:{kind}}" + ("" if low is None else f" ({low:{kind}} to {high:{kind}})")
 
 
 def told(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
     """What is found for a task, said as a table too."""
     found = summary(work, task, args)
-    futures = json.loads((zero_shot(work, task, args) / "metrics.json").read_text())["result"]
-    found["zero_shot"] = {
-        "labels": futures["labels"],
-        **{m["name"]: m["metrics"]["auroc"] for m in futures["models"]},
-    }
-    print(f"\n{task}: {found['labels']:,} held-out labels, {found['positives']:,} positive")
-    columns = [f"{what} {base}" for base in COUNTS for what in ("minus", "closed from")]
-    print("| | AUROC | " + " | ".join(columns) + " |\n|---|" + "---|" * (len(columns) + 1))
+    print(f"\n**{TITLES[task]}**: {found['labels']:,} labels, {found['positives']:,} positive.\n")
+    print("| | AUROC | less linear counts | gap closed | less trees on counts | gap closed |")
+    print("|---|" + "---|" * 5)
     for label, row in found["rows"].items():
-        cells = []
-        for name in ("auroc", *columns):
-            value, low, high = row[name]
-            share = name.startswith("closed")
-            cells.append(
-                f"{100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
-                if share
-                else f"{value:.3f} ({low:.3f} to {high:.3f})"
-            )
+        cells = [cell(row["auroc"])]
+        for base in COUNTS:
+            less, closed = cell(row[f"less {base}"], "+.3f"), cell(row[f"closed from {base}"], "share")
+            cells += ["", ""] if label == base else [less, "" if label == "best possible" else closed]
         print(f"| {label} | " + " | ".join(cells) + " |")
-    shown = found["zero_shot"]
-    for name in ("zero_shot_gpt2", f"zero_shot_{FROZEN}_0", "counts_lr_0", "gpt2_0", "oracle"):
-        one = shown[name]
-        interval = f"({one['low']:.3f} to {one['high']:.3f})"
-        print(f"on {shown['labels']:,} labels, {name}: {one['value']:.3f} {interval}")
-    print(flush=True)
+    return found
+
+
+def told_of_futures(work: Path, tasks: Iterable[str], args: argparse.Namespace) -> dict[str, Any]:
+    """What is known without any label, beside what learnt from labels, said as a table too."""
+    asked = {
+        "zero_shot_gpt2": f"GPT-2, {args.samples} sampled futures",
+        f"zero_shot_{FROZEN}_0": "fading sums, rates",
+        "gpt2_0": "GPT-2, fine-tuned",
+        "counts_lr_0": "counts, linear",
+        "oracle": "best possible",
+    }
+    found = {}
+    for task in tasks:
+        result = json.loads((zero_shot(work, task, args) / "metrics.json").read_text())["result"]
+        found[task] = {"labels": result["labels"], **{m["name"]: m["metrics"]["auroc"] for m in result["models"]}}
+    print(f"\n| AUROC on up to {args.limit} labels | " + " | ".join(TITLES[task] for task in found) + " |")
+    print("|---|" + "---|" * len(found))
+    for name, label in asked.items():
+        cells = [cell([one[name][what] for what in ("value", "low", "high")]) for one in found.values()]
+        print(f"| {label} | " + " | ".join(cells) + " |")
     return found
 
 
@@ -389,7 +396,9 @@ def main() -> None:
     at_once(args.parallel, jobs)
     at_once(args.parallel, [partial(zero_shot, work, task, args) for task in tasks])
     found = {task: told(work, task, args) for task in tasks}
-    print(f"{(time.monotonic() - begun) / 60:.0f} minutes in all")
+    for task, futures in told_of_futures(work, tasks, args).items():
+        found[task]["zero_shot"] = futures
+    print(f"\n{(time.monotonic() - begun) / 60:.0f} minutes in all")
     if args.output:
         Path(args.output).write_text(json.dumps(found, indent=1))
 

@@ -150,8 +150,12 @@ def _cast(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
         if name in VALUES and len(frame) and frame[name].null_count() == len(frame):
             continue
         chosen.append(_converted(frame[name], dtype, path))
-    extra = [frame[name] for name in ehrshot.SURVIVAL if name in frame.columns]
-    return pl.DataFrame([*chosen, *extra])
+    days, censored = ehrshot.SURVIVAL
+    followed = {days: pl.Float64, censored: pl.Boolean}
+    if {days, censored} & set(frame.columns) == {days}:
+        raise InputError(f"{path} has {days} but no column {censored!r}; say of each whether it was censored.")
+    chosen += [_converted(frame[name], dtype, path) for name, dtype in followed.items() if name in frame.columns]
+    return pl.DataFrame(chosen)
 
 
 def _converted(column: pl.Series, dtype: pl.DataType, path: Path) -> pl.Series:
@@ -180,6 +184,19 @@ def _one_value(frame: pl.DataFrame, path: Path) -> str:
         raise InputError(f"{path} has no value column; MEDS names them {', '.join(VALUES)}.")
     if len(present) > 1:
         raise InputError(f"{path} has values in {' and in '.join(present)}; a task has one kind of label.")
-    if missing := frame[present[0]].null_count():
-        raise InputError(f"{path} has {missing} labels without a value in {present[0]}; each label needs one.")
+    numbers = [name for name in ("float_value", ehrshot.SURVIVAL[0]) if name in frame.columns]
+    for name in [present[0], *(name for name in ehrshot.SURVIVAL if name in frame.columns)]:
+        if missing := frame[name].null_count():
+            raise InputError(f"{path} has {missing} labels without a value in {name}; each label needs one.")
+    for name in numbers:
+        wrong = frame.filter(~pl.col(name).is_finite())
+        if len(wrong):
+            raise InputError(
+                f"{path} has {len(wrong)} labels whose {name} is not a finite number (the first: subject "
+                f"{wrong['subject_id'][0]} at {wrong['prediction_time'][0]}); leave them out."
+            )
+    if ehrshot.SURVIVAL[0] in frame.columns and (below := int((frame[ehrshot.SURVIVAL[0]] < 0).sum())):
+        raise InputError(
+            f"{path} has {below} labels with {ehrshot.SURVIVAL[0]} below 0; times count from the label on."
+        )
     return present[0]

@@ -1,0 +1,132 @@
+"""What is refused before an evaluation begins: options that cannot be met, names that clash, events of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ehrjax.core.errors import InputError
+from ehrjax.evals import judged, judging
+from ehrjax.evals.baselines import fitting
+from ehrjax.evals.judged import Judged
+from ehrjax.evals.settings import WHERE_POSSIBLE, Settings
+from ehrjax.evals.simple_models import Simple
+from ehrjax.ingest.meds import TRAIN, TUNING
+
+ALL = "all"
+ORACLE = "oracle"
+
+
+def given(
+    runs: Mapping[str, Any], supervised: Mapping[str, Any], predictions: Mapping[str, str], settings: Settings
+) -> None:
+    """What can be seen to be missing, or to mean nothing, before a label is read.
+
+    Args:
+      runs: name -> an opened run.
+      supervised: those of them that were trained on labels.
+      predictions: name -> a file or folder.
+      settings: everything else.
+
+    Raises:
+      InputError: a file does not exist, or an option would be ignored.
+    """
+    for path in predictions.values():
+        for file in judging.files_of(path, settings.split).values():
+            if not file.is_file():
+                raise InputError(f"The predictions {file} do not exist.")
+    for what, path in (("shots", settings.shots), ("groups", settings.group_file), ("events", settings.events)):
+        if path and not Path(path).exists():
+            raise InputError(f"The {what} {path} do not exist.")
+    for site, paths in settings.sites.items():
+        for path in paths:
+            if not Path(path).exists():
+                raise InputError(f"{path} of the site {site} does not exist.")
+    trained = "needs a run that was trained on labels; name it as --workdir"
+    for option, asked, met, need in (
+        ("--robustness", settings.robustness, supervised, trained),
+        ("--site", settings.sites, supervised, trained),
+        ("--probe", settings.probes, runs, "is fitted on what runs know; name one as --workdir"),
+        ("--input", settings.input, runs, "is the tokens of runs; name one as --workdir"),
+        ("--shots", settings.shots, settings.few_shot, "is for few-shot curves; add --few_shot"),
+        ("--decode", settings.decode, settings.labels, "is about labels; name them as --labels"),
+        ("--few_shot", settings.few_shot, runs or settings.events, "needs a run or events; add --workdir or --events"),
+        ("--few_shot", settings.few_shot, settings.split not in (TRAIN, TUNING), "is judged by held_out"),
+    ):
+        if asked and not met:
+            raise InputError(f"{option} {need}.")
+
+
+def baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
+    """The names of the baselines to fit.
+
+    Raises:
+      InputError: one does not exist for such labels, or there are no events to count.
+    """
+    known = fitting.baselines_for(found.target.kind)
+    if settings.baselines == (WHERE_POSSIBLE,):
+        if TRAIN in found.truth:
+            return known
+        found.warnings.append("There are no labels of train, on which baselines are fitted, so there are none.")
+        return ()
+    chosen = known if settings.baselines == (ALL,) else settings.baselines
+    for name in chosen:
+        if name not in known:
+            raise InputError(f"--baselines has {name!r}; for these labels there are {', '.join(known)}.")
+    if chosen and not settings.events:
+        raise InputError("Baselines count events; name the MEDS dataset of the labels as --events.")
+    return chosen
+
+
+def events(simple: Simple, found: Judged, own: str) -> None:
+    """Refuses events without the labels' subjects, and warns of events that are not those of tokens or labels.
+
+    Args:
+      simple: with the events.
+      found: the labels.
+      own: the events' fingerprint.
+
+    Raises:
+      InputError: a labelled subject has no events, which would make the baselines worse than they are.
+    """
+    ids = simple.labels["subject_id"].unique()
+    strangers = ids.filter(~ids.is_in(simple.dataset.splits["subject_id"].implode()))
+    if len(strangers):
+        raise InputError(
+            f"{simple.dataset.folder} lacks {len(strangers):,} of {len(ids):,} subjects with labels (such as "
+            f"{strangers[0]}); name the events that the labels were made from."
+        )
+    told = {found.labels.info.get("dataset", {}).get("fingerprint")}
+    told |= {tokens.dataset.info["source_fingerprint"] for tokens in found.tokens.values()}
+    if told - {None, own}:
+        found.warnings.append(
+            f"The events {simple.dataset.folder} are not those that the labels or tokens were made from: baselines may "
+            "know more or less than the models."
+        )
+
+
+def names(made: Sequence[str], found: Judged, settings: Settings) -> None:
+    """Names of what is compared: each once, and those that options refer to among them.
+
+    Args:
+      made: the names of all entries but the oracle and what is together.
+      found: the labels.
+      settings: with `together` and `reference`.
+
+    Raises:
+      InputError: two of one name, an unknown one, nothing at all, or --together on labels that are not yes or no.
+    """
+    every = [*made, *settings.together]
+    every += [ORACLE] if judged.TRUE_PROBABILITY in found.labels.frame.columns else []
+    if twice := sorted({name for name in every if every.count(name) > 1}):
+        raise InputError(f"Two models are called {twice[0]}; give one another name (NAME=PATH).")
+    if not made:
+        raise InputError("Nothing is to be compared: name a --workdir, --predictions, or --events for baselines.")
+    for name, members in settings.together.items():
+        if unknown := [member for member in members if member not in made]:
+            raise InputError(f"--together {name} names {unknown[0]!r}; choose {', '.join(made)}.")
+        if found.target.kind != "yes_no":
+            raise InputError(f"--together {name} is a mean of log odds, and the labels are not yes or no.")
+    if settings.reference and settings.reference not in every:
+        raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(every)}.")
