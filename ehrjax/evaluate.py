@@ -90,7 +90,7 @@ def _name(name: str, text: str) -> str:
     """The name of a model, as a folder can have it."""
     name = re.sub(r"[^\w.-]+", "_", name)
     if not re.search(r"\w", name):
-        raise InputError(f"{text!r} has no name that a folder could have; write NAME=...")
+        raise InputError(f"{text!r} has no name that a folder could have; write NAME=PATH, or --together=NAME=A,B.")
     return name
 
 

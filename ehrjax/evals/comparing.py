@@ -152,14 +152,16 @@ def as_prediction(made: Predictions, threshold: float) -> suites.Prediction:
     return suites.Prediction(values[:, 0], threshold=threshold)
 
 
-def on_common_edges(entries: Sequence[Entry]) -> list[Entry]:
-    """Survival at those times that all entries with any tell it for, since its errors are a mean over times.
-
-    With fewer than two such times in common nothing can be compared, and none tells any.
-    """
+def common_edges(entries: Sequence[Entry]) -> tuple[float, ...]:
+    """The times in days that all entries with any survival tell it for; fewer than two of these are none."""
     told = [set(entry.held_out.edges_days) for entry in entries if entry.held_out.edges_days]
     common = tuple(sorted(set.intersection(*told))) if told else ()
-    common = common if len(common) > 1 or len(told) < 2 else ()
+    return common if len(common) > 1 else ()
+
+
+def on_common_edges(entries: Sequence[Entry]) -> list[Entry]:
+    """Survival at those times that all tell it for, as its errors are a mean over times; without such, none at all."""
+    common = common_edges(entries)
 
     def kept(made: Predictions | None) -> Predictions | None:
         if made is None or made.edges_days == common or not made.edges_days:

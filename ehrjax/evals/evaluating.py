@@ -128,7 +128,7 @@ def evaluate(
         made,
         reference=_reference(made, settings),
         groups=_of_rows(groups, found.truth[settings.split], made[0].held_out),
-        context=comparing.context_of(times, simple.edges_days),
+        context=comparing.context_of(times, comparing.common_edges(made) or simple.edges_days),
         resamples=settings.resamples,
         seed=settings.seed,
     )

@@ -15,6 +15,8 @@ from ehrjax.data.labelled import Target
 from ehrjax.evals import comparing, entries, evaluation_page, judged
 from ehrjax.evals.comparing import Entry
 from ehrjax.evals.prediction_files import Predictions
+from ehrjax.metrics import calibration, thresholds
+from ehrjax.metrics.bootstrap import Resamples
 
 ROWS = 1200
 
@@ -108,7 +110,9 @@ def test_groups_have_sizes_and_small_ones_are_said_to_be_small(made):
     rows = np.arange(ROWS) < ROWS // 2
     expected = roc_auc_score(own.truth[rows, 0], own.values[rows, 0].astype(float))
     assert half["a"]["models"]["good"]["auroc"]["value"] == pytest.approx(expected)
-    assert result["gaps"]["odd"]["good"] is None and result["gaps"]["half"]["good"]["value"] >= 0
+    assert result["gaps"]["odd"]["good"] == {} and result["gaps"]["half"]["good"]["auroc"]["value"] >= 0
+    both = [half[group]["models"]["good"]["brier"]["value"] for group in ("a", "b")]
+    assert result["gaps"]["half"]["good"]["brier"]["value"] == pytest.approx(max(both) - min(both))
     assert "oracle" not in half["a"]["models"] and odd["few"]["models"] == {}
 
 
@@ -127,6 +131,44 @@ def test_recalibration_is_fitted_on_tuning_and_mends_it():
     assert told["fitted"]["temperature"] == pytest.approx(3, rel=0.15)
     assert told["metrics"]["calibration_slope"]["value"] == pytest.approx(1, abs=0.12)
     assert model["recalibrated"]["isotonic"]["metrics"]["ece"]["value"] < model["metrics"]["ece"]["value"] / 2
+
+
+def test_temperature_mends_probabilities_of_classes():
+    rng = np.random.default_rng(6)
+
+    def split(count, first):
+        scores = rng.normal(0, 1, (count, 3))
+        chance = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        truth = np.array([rng.choice(3, p=row) for row in chance], np.float32)
+        sharp = np.exp(2.5 * scores) / np.exp(2.5 * scores).sum(axis=1, keepdims=True)
+        keys = predictions(truth, truth, first + np.arange(count)).keys
+        return Predictions(Target("classes", ("a", "b", "c")), keys, truth[:, None], sharp.astype(np.float32))
+
+    entry = Entry("m", "m", "model", split(2000, 0), split(2000, 5000))
+    (model,) = comparing.compare([entry], reference="m", resamples=20)["models"]
+    told = model["recalibrated"]["temperature"]
+    assert told["fitted"]["temperature"] == pytest.approx(2.5, rel=0.15) and set(model["recalibrated"]) == {
+        "temperature"
+    }
+    assert told["metrics"]["log_loss"]["value"] < model["metrics"]["log_loss"]["value"] - 0.05
+
+
+def test_curves_have_intervals_over_resampled_subjects(made):
+    own = next(entry for entry in made[0] if entry.name == "good").held_out
+    target, values = comparing.as_target(own), own.values[:, 0].astype(np.float64)
+    drawn = Resamples.of(target.subjects, resamples=60, seed=3)
+    found = comparing.curves(target, values, drawn)
+    counts = drawn.counts[:, drawn.places(target.subjects)].astype(float)
+    benefit = thresholds.net_benefit(target.truth, values, np.array([0.1, 0.3]), counts).model
+    at = [found["net_benefit"]["threshold"].index(t) for t in (0.1, 0.3)]
+    expected = np.quantile(benefit, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose([np.take(found["net_benefit"][end], at) for end in ("low", "high")], expected, atol=1e-6)
+    place = np.digitize(values, calibration.bin_edges(values, equal_mass=True)[1:-1])
+    for bin in (0, 4, 9):
+        here = counts[:, place == bin]
+        shares = (here @ target.truth[place == bin]) / here.sum(axis=1)
+        ends = [found["reliability"][end][bin] for end in ("low", "high")]
+        np.testing.assert_allclose(ends, np.quantile(shares, [0.025, 0.975]), atol=1e-5)
 
 
 def test_predictions_are_matched_by_key_not_by_place(made):

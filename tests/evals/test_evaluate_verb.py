@@ -10,9 +10,11 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
+import ehrjax
 from ehrjax import evaluate, train
+from ehrjax.core.errors import InputError
 from ehrjax.data import prepare_tokens
-from ehrjax.evals import prediction_files
+from ehrjax.evals import past, prediction_files
 from ehrjax.ingest import synthetic
 from tests.conftest import behrt_recipe, refused
 
@@ -139,6 +141,7 @@ def test_risks_without_labels(made, tmp_path):
     model = told["result"]["models"][0]
     assert model["name"] == "zero_shot_rates" and 0 < model["metrics"]["auroc"]["value"] < 1
     assert "ENCOUNTER//INPATIENT within 30 days" in json.dumps(told)
+    assert told["efficiency"]["rates"]["windows_per_second"] > 0  # of its states
     assert (tmp_path / "out" / "predictions" / "zero_shot_rates" / "tuning.parquet").exists()
 
 
@@ -161,6 +164,9 @@ def test_oracle_groups_robustness_cost_and_shots_are_told(report):
     assert cost["parameters"] == cost["trainable_parameters"] > 0 and cost["windows_per_second"] > 0
     assert cost["training_seconds"] > 0 and cost["peak_memory_bytes"] > 0
     assert {"counts", "probe on two"} == set(told["few_shot"]["curves"])
+    for points in told["few_shot"]["curves"].values():
+        assert [p["k"] for p in points] == [1, 4] and all(p["low"] <= p["mean"] <= p["high"] for p in points)
+    assert len(told["about"]["label files"]) == len(told["about"]["events"]) == 16
 
 
 def test_the_page_needs_no_network_and_names_everything(report):
@@ -238,33 +244,93 @@ def test_tuning_is_judged_with_a_warning_and_nothing_chosen_by_itself_is_hidden(
 
 def test_subjects_seen_before_fine_tuning_are_noticed(made, tmp_path):
     """Pretraining on other tokens of the same people, whose train split holds the judged ones."""
-    shutil.copytree(made / "pretrained", tmp_path / "before")
-    events = _resplit(made / "events", tmp_path / "events")
-    recipe = behrt_recipe(min_count=2)
-    prepare_tokens.prepare(events, tmp_path / "tokens", recipe, fitted_from=made / "tokens")
-    path = tmp_path / "before" / "config.json"
-    saved = json.loads(path.read_text())
-    saved["config"]["data"]["path"] = str(tmp_path / "tokens")
-    path.write_text(json.dumps(saved))
-    shutil.copytree(made / "two", tmp_path / "after")
-    path = tmp_path / "after" / "config.json"
-    saved = json.loads(path.read_text())
-    saved["config"]["init"]["checkpoint"] = str(tmp_path / "before")
-    path.write_text(json.dumps(saved))
+    events = _resplit(made / "events", tmp_path / "events", "train")
+    prepare_tokens.prepare(events, tmp_path / "tokens", behrt_recipe(min_count=2), fitted_from=made / "tokens")
+    _moved(made / "pretrained", tmp_path / "before", data=tmp_path / "tokens")
+    _moved(made / "two", tmp_path / "after", start=tmp_path / "before")
     given = [f"--workdir={tmp_path / 'after'}", f"--labels={made / 'events' / 'labels' / TASKS[0]}", "--events="]
     assert "or what it started from" in one_sentence([*given, f"--output={tmp_path / 'out'}"])
-    site = f"--site=again={tmp_path / 'tokens'},{made / 'site.parquet'}"
-    rows = [pl.read_parquet(p) for p in (made / "events" / "labels" / TASKS[0]).glob("*/*.parquet")]
-    pl.concat(rows).write_parquet(made / "site.parquet")
-    given = [f"--workdir={made / 'two'}", f"--labels={made / 'events' / 'labels' / TASKS[0]}", "--events=", site]
-    assert "was trained on" in one_sentence([*given, "--resamples=20", f"--output={tmp_path / 'out'}"])
 
 
-def _resplit(events, output):
-    """The same events with everybody in train."""
+def test_another_site_is_judged_and_one_that_was_trained_on_is_not(made, tmp_path):
+    task, home = TASKS[0], made / "events" / "labels" / TASKS[0]
+    synthetic.write(tmp_path / "events", patients=80, seed=3, site="second", labels=True)
+    recipe = behrt_recipe(min_count=2)
+    prepare_tokens.prepare(tmp_path / "events", tmp_path / "tokens", recipe, fitted_from=made / "tokens")
+    given = [f"--workdir={made / 'two'}", f"--labels={home}", "--events=", "--resamples=20"]
+    site = f"--site=second={tmp_path / 'tokens'},{tmp_path / 'events' / 'labels' / task}"
+    evaluate.main([*given, site, f"--output={tmp_path / 'out'}"])
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    (found,) = told["robustness"]["sites"]
+    files = (tmp_path / "events" / "labels" / task).glob("*/*.parquet")
+    rows = pl.concat([pl.read_parquet(path) for path in files])
+    assert found["labels"] == len(rows) and found["subjects"] == rows["subject_id"].n_unique()
+    assert found["name"] == "second" and 0 <= found["metric"]["value"] <= 1
+    assert "they must be other people" in told["robustness"]["notes"][0]
+    assert "Other sites" in (tmp_path / "out" / "index.html").read_text()
+    # Its own people, under other labels' names, and numbers where yes or no is asked.
+    parts = [pl.read_parquet(p) for p in home.glob("*/*.parquet")]
+    pl.concat(parts).write_parquet(tmp_path / "again.parquet")
+    again = f"--site=again={made / 'tokens'},{tmp_path / 'again.parquet'}"
+    out = f"--output={tmp_path / 'again'}"
+    assert "or what it started from, was trained on" in one_sentence([*given, again, out])
+    evaluate.main([*given, again, "--force", out])
+    notes = json.loads((tmp_path / "again" / "metrics.json").read_text())["robustness"]["notes"]
+    assert "they must be about the same" in notes[0] and "its numbers there are too good" in notes[1]
+    numbers = pl.concat(parts).select("subject_id", "prediction_time", float_value=pl.lit(1.0))
+    numbers.write_parquet(tmp_path / "numbers.parquet")
+    wrong = f"--site=wrong={tmp_path / 'tokens'},{tmp_path / 'numbers.parquet'}"
+    assert "are number, those that judge at home are yes_no" in one_sentence(
+        [*given, wrong, f"--output={tmp_path / 'w'}"]
+    )
+
+
+def test_a_site_that_a_run_started_from_is_its_own(made, tmp_path):
+    """Pretrained at the other site, fine-tuned at home: the other site's people are known."""
+    synthetic.write(tmp_path / "events", patients=80, seed=3, site="second", labels=True)
+    recipe = behrt_recipe(min_count=2)
+    prepare_tokens.prepare(tmp_path / "events", tmp_path / "tokens", recipe, fitted_from=made / "tokens")
+    _moved(made / "pretrained", tmp_path / "before", data=tmp_path / "tokens")
+    _moved(made / "two", tmp_path / "after", start=tmp_path / "before")
+    given = [f"--workdir={tmp_path / 'after'}", f"--labels={made / 'events' / 'labels' / TASKS[0]}", "--events="]
+    site = f"--site=second={tmp_path / 'tokens'},{tmp_path / 'events' / 'labels' / TASKS[0]}"
+    known = past.of(ehrjax.load(tmp_path / "after"))
+    info = json.loads((tmp_path / "tokens" / "dataset.json").read_text())
+    assert known.whole and known.knows(info) and not past.of(ehrjax.load(made / "two")).knows(info)
+    message = one_sentence([*given, site, f"--output={tmp_path / 'out'}"])
+    assert str(tmp_path / "tokens") in message and "what it started from, was trained on" in message
+
+
+def test_tuning_subjects_of_another_split_are_told(made, tmp_path):
+    events = _resplit(made / "events", tmp_path / "events", "tuning")
+    prepare_tokens.prepare(events, tmp_path / "tokens", behrt_recipe(min_count=2), fitted_from=made / "tokens")
+    _moved(made / "pretrained", tmp_path / "before", data=tmp_path / "tokens")
+    _moved(made / "two", tmp_path / "after", start=tmp_path / "before")
+    labels = f"--labels={made / 'events' / 'labels' / TASKS[0]}"
+    evaluate.main(
+        [f"--workdir={tmp_path / 'after'}", labels, "--events=", "--resamples=20", f"--output={tmp_path / 'o'}"]
+    )
+    warnings = json.loads((tmp_path / "o" / "metrics.json").read_text())["warnings"]
+    assert any("stopped by" in line and "too good" in line for line in warnings)
+
+
+def _moved(run, folder, *, data=None, start=None):
+    """A copy of a run that says it had other tokens, or started elsewhere."""
+    shutil.copytree(run, folder)
+    path = folder / "config.json"
+    saved = json.loads(path.read_text())
+    if data:
+        saved["config"]["data"]["path"] = str(data)
+    if start:
+        saved["config"]["init"]["checkpoint"] = str(start)
+    path.write_text(json.dumps(saved))
+
+
+def _resplit(events, output, split):
+    """The same events with everybody in one split."""
     shutil.copytree(events, output)
     path = output / "metadata" / "subject_splits.parquet"
-    pl.read_parquet(path).with_columns(pl.lit("train").alias("split")).write_parquet(path)
+    pl.read_parquet(path).with_columns(pl.lit(split).alias("split")).write_parquet(path)
     return output
 
 
@@ -308,8 +374,6 @@ def test_bad_input(made, report, tmp_path):
 
 
 def one_sentence(arguments) -> str:
-    from ehrjax.core.errors import InputError
-
     with pytest.raises(InputError) as caught:
         evaluate.evaluate(evaluate._parser().parse_args(arguments))
     assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -114,6 +116,16 @@ def test_bad_input_is_one_sentence(message, tmp_path):
     pq.write_table(damaged(BAD[message]), tmp_path / "p.parquet")
     with pytest.raises(InputError, match=message):
         prediction_files.read(tmp_path / "p.parquet")
+
+
+def test_probabilities_of_classes_add_up_and_a_file_holds_some(tmp_path):
+    own = made("classes")
+    prediction_files.write(tmp_path / "p.parquet", replace(own, values=np.ones_like(own.values)))
+    with pytest.raises(InputError, match="do not add up to 1 in 60 rows"):
+        prediction_files.read(tmp_path / "p.parquet")
+    prediction_files.write(tmp_path / "none.parquet", comparing.subset(own, np.zeros(0, int)))
+    with pytest.raises(InputError, match="holds no predictions"):
+        prediction_files.read(tmp_path / "none.parquet")
 
 
 def test_no_file_and_no_parquet(tmp_path):

@@ -189,6 +189,20 @@ def test_an_extension_of_other_labels_is_refused(own: Path) -> None:
             "boolean_value and in float_value",
         ),
         ("subject_id,prediction_time,integer_value\n1,2020-01-01,1.5\n", "integer_value"),
+        ("subject_id,prediction_time,float_value\n1,2020-01-01,1\n2,2020-01-01,nan\n", "subject 2 at"),
+        (
+            "subject_id,prediction_time,boolean_value,event_time_days,censored\n1,2020-01-01,True,inf,False\n",
+            "event_time_days is not a finite number",
+        ),
+        (
+            "subject_id,prediction_time,boolean_value,event_time_days,censored\n1,2020-01-01,True,-3,False\n",
+            "event_time_days below 0",
+        ),
+        (
+            "subject_id,prediction_time,boolean_value,event_time_days,censored\n1,2020-01-01,True,3,perhaps\n",
+            "1 values in 'censored'",
+        ),
+        ("subject_id,prediction_time,boolean_value,event_time_days\n1,2020-01-01,True,3\n", "no column 'censored'"),
         (
             "patient_id,prediction_time,label_type,value\n1,2020-01-01,boolean,True\n2,2020-01-01,numeric,3\n",
             "label types",
@@ -205,6 +219,16 @@ def test_csv_that_cannot_be_labels(text: str, message: str, tmp_path: Path) -> N
     with pytest.raises(InputError) as error:
         read_labels(path)
     assert message in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_times_in_a_table_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text(
+        "subject_id,prediction_time,boolean_value,event_time_days,censored\n1,2020-01-01,True,3.5,False\n"
+        "2,2020-01-01,False,90,True\n"
+    )
+    found = read_labels(path).frame
+    assert found["event_time_days"].to_list() == [3.5, 90.0] and found["censored"].to_list() == [False, True]
 
 
 def test_parquet_that_cannot_be_labels(tmp_path: Path) -> None:
