@@ -123,9 +123,11 @@ def names(made: Sequence[str], found: Judged, settings: Settings) -> None:
         raise InputError(f"Two models are called {twice[0]}; give one another name (NAME=PATH).")
     if not made:
         raise InputError("Nothing is to be compared: name a --workdir, --predictions, or --events for baselines.")
+    known = list(made)
     for name, members in settings.together.items():
-        if unknown := [member for member in members if member not in made]:
-            raise InputError(f"--together {name} names {unknown[0]!r}; choose {', '.join(made)}.")
+        if unknown := [member for member in members if member not in known]:
+            raise InputError(f"--together {name} names {unknown[0]!r}; choose {', '.join(known)}.")
+        known.append(name)
         if found.target.kind != "yes_no":
             raise InputError(f"--together {name} is a mean of log odds, and the labels are not yes or no.")
     if settings.reference and settings.reference not in every:

@@ -118,7 +118,8 @@ def evaluate(
             made.append(simple.tree_probe(name, run, own))
         if shots:
             vectors[name] = own[tree_pool(run)]  # with few labels none can be chosen
-    made += [entries.together(name, members, made) for name, members in settings.together.items()]
+    for name, members in settings.together.items():
+        made.append(entries.together(name, members, made))
     if best := entries.oracle(found, settings.split):
         made.append(best)
     made = entries.on_common_labels(made, found.truth[settings.split].keys)

@@ -6,26 +6,30 @@
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
 in death or in hospice care have no label. BEHRT and GPT-2 are pretrained on the stays of train (masked codes, next
 token) and fine-tuned, and also trained on the labels alone; a visit LSTM on the labels alone. The pretrained ones have
---seeds seeds, whose mean log odds are the last entry. One report compares them all with baselines from counts, by sex,
-race and age band. Steps that are finished in --work are not done again.
+--seeds seeds; their mean log odds are an entry of their own, and so is the mean of it and of boosted trees.
+One report compares them all with baselines from counts, by sex, race and age band; what is printed are the tables of
+README.md. Steps that are finished in --work are not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
+from ehrjax.core.side_by_side import at_once, verb
+
 TASK = "readmission_30d"
 MODELS = ("behrt", "gpt2", "visit_lstm")
-TOGETHER = "pretrained_together"
+TREES, BOOSTED = "counts_gbm", "counts, boosted trees"
+TOGETHER, WITH_TREES = "pretrained_together", "together_with_trees"
+# Whose groups and calibration are printed; the report has those of all.
+SHOWN = (BOOSTED, "GPT-2, pretrained", "all that are pretrained, together")
 CONTEXT = ("--config.data.context_length=128", "--config.data.max_segments=16")
 SMALL = {
     "behrt": (
@@ -38,11 +42,6 @@ SMALL = {
 }
 PRETRAINING = {"behrt": ("--config.objective.tied=True",), "gpt2": ()}
 QUIET = ("--config.report.enabled=False", "--config.tensorboard=False", "--config.log_every=100")
-
-
-def verb(*arguments: object) -> None:
-    """Runs a verb of ehrjax."""
-    subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True)
 
 
 def train(folder: Path, *arguments: object) -> Path:
@@ -149,17 +148,91 @@ def runs(work: Path, model: str, seed: int, args: argparse.Namespace) -> dict[st
 def trained(work: Path, args: argparse.Namespace) -> dict[str, Path]:
     """All supervised runs, a few models at a time."""
     pairs = [(model, seed) for seed in range(args.seeds) for model in MODELS if not seed or model in SMALL]
-    with ThreadPoolExecutor(args.parallel) as pool:
-        found = list(pool.map(lambda pair: runs(work, *pair, args), pairs))
+    found = at_once(args.parallel, [partial(runs, work, *pair, args) for pair in pairs])
     return {name: run for named in found for name, run in named.items()}
 
 
-def shown(found: dict[str, Any], sign: str = "") -> str:
+def reported(work: Path, named: dict[str, Path]) -> Path:
+    """The report on all runs and baselines; one that is there is not made again."""
+    output = work / "report"
+    pretrained_ones = [name for name in named if "_pretrained_" in name]
+    if not output.exists():
+        verb(
+            "ehrjax.evaluate",
+            *(f"--workdir={name}={path}" for name, path in named.items()),
+            f"--labels={work / 'events' / 'labels' / TASK}",
+            f"--events={work / 'events'}",
+            f"--groups={ages(work)}:age_band",
+            f"--together={TOGETHER}={','.join(pretrained_ones)}",
+            f"--together={WITH_TREES}={TOGETHER},{TREES}",
+            f"--reference={TREES}",
+            f"--output={output}",
+        )
+    return output
+
+
+def models(seeds: int) -> dict[str, list[str]]:
+    """What the table calls a model -> its entries in the report, one a seed."""
+    names = {"behrt": "BEHRT", "gpt2": "GPT-2"}
+    return {
+        "counts, linear": ["counts_lr"],
+        BOOSTED: [TREES],
+        **{f"{name}, pretrained": [f"{model}_pretrained_{s}" for s in range(seeds)] for model, name in names.items()},
+        **{f"{name}, labels alone": [f"{model}_labels_alone"] for model, name in names.items()},
+        "visit LSTM, labels alone": ["visit_lstm_labels_alone"],
+        "all that are pretrained, together": [TOGETHER],
+        "these together with boosted trees": [WITH_TREES],
+    }
+
+
+def cell(found: tuple[float, float, float], sign: str = "") -> str:
     """A value with its interval."""
-    if found["value"] is None:
-        return "-"
-    interval = "" if found["low"] is None else f" ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
-    return f"{found['value']:{sign}.3f}{interval}"
+    value, low, high = found
+    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def tell(told: dict[str, Any], output: Path, listed: dict[str, list[str]]) -> None:
+    """Prints how good the models are, and what pretraining adds."""
+    from ehrjax.evals import seeds
+
+    metrics = {model["name"]: model["metrics"] for model in told["models"]}
+    files = {label: [output / "predictions" / name / "held_out.parquet" for name in of] for label, of in listed.items()}
+    found = seeds.means(files)
+    print("| | AUROC | less boosted trees | average precision | Brier | calibration slope |")
+    print("|---|---|---|---|---|---|")
+    for label, mean in found.items():
+        cells = [cell(mean.shown()), "" if label == BOOSTED else cell(mean.less(found[BOOSTED]), "+")]
+        for metric, digits in (("average_precision", 3), ("brier", 4), ("calibration_slope", 2)):
+            every = [metrics[name][metric]["value"] for name in listed[label]]
+            cells.append(f"{sum(every) / len(every):.{digits}f}")
+        print(f"| {label} | " + " | ".join(cells) + " |")
+    print("\n| difference of AUROC | |\n|---|---|")
+    for name in ("BEHRT", "GPT-2"):
+        gained = found[f"{name}, pretrained"].less(found[f"{name}, labels alone"])
+        print(f"| {name}: pretraining | {cell(gained, '+')} |")
+    for label in ("BEHRT, pretrained", "GPT-2, pretrained", "all that are pretrained, together"):
+        print(f"| {label}, less linear counts | {cell(found[label].less(found['counts, linear']), '+')} |")
+
+
+def tell_groups(told: dict[str, Any], shown: dict[str, str]) -> None:
+    """Prints the AUROC of some models by sex, race and age band."""
+    print("\n| AUROC | labels | positive | " + " | ".join(shown) + " |\n|---|---|---|" + "---|" * len(shown))
+    for column in ("sex", "race", "age_band"):
+        for group, of in told["groups"][column].items():
+            found = [of["models"].get(name, {}).get("auroc") for name in shown.values()]
+            cells = ["too few" if one is None else cell((one["value"], one["low"], one["high"])) for one in found]
+            print(f"| {group} | {of['labels']:,} | {of['positives']:,} | " + " | ".join(cells) + " |")
+
+
+def tell_calibration(told: dict[str, Any], shown: dict[str, str]) -> None:
+    """Prints the calibration error and slope of some models, as they are and refitted on tuning."""
+    print("\n| calibration error, slope | as it is | temperature | isotonic |\n|---|---|---|---|")
+    models = {model["name"]: model for model in told["models"]}
+    for label, name in shown.items():
+        again = models[name]["recalibrated"]
+        kinds = [models[name]["metrics"], *(again[how]["metrics"] for how in ("temperature", "isotonic"))]
+        cells = [f"{kind['ece']['value']:.3f}, {kind['calibration_slope']['value']:.2f}" for kind in kinds]
+        print(f"| {label} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
@@ -171,29 +244,16 @@ def main() -> None:
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
     work.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
     prepared(work, args.data)
-    named, output = trained(work, args), work / "report"
-    pretrained_ones = [name for name in named if "_pretrained_" in name]
-    if not output.exists():
-        verb(
-            "ehrjax.evaluate",
-            *(f"--workdir={name}={path}" for name, path in named.items()),
-            f"--labels={work / 'events' / 'labels' / TASK}",
-            f"--events={work / 'events'}",
-            f"--groups={ages(work)}:age_band",
-            f"--together={TOGETHER}={','.join(pretrained_ones)}",
-            "--reference=counts_gbm",
-            f"--output={output}",
-        )
+    output, listed = reported(work, trained(work, args)), models(args.seeds)
     told = json.loads((output / "metrics.json").read_text())["result"]
-    print(f"{told['labels']:,} labels of {told['subjects']:,} patients, {told['positives']:,} positive")
-    print("| | AUROC | average precision | calibration slope | AUROC less boosted trees |\n|---|---|---|---|---|")
-    for model in told["models"]:
-        cells = [shown(model["metrics"][name]) for name in ("auroc", "average_precision", "calibration_slope")]
-        differs = told["differences"].get(model["name"], {})
-        cells.append(shown(differs["auroc"], "+") if "auroc" in differs else "-")
-        print(f"| {model['label']} | " + " | ".join(cells) + " |")
-    print(f"report: {output / 'index.html'}")
+    print(f"{told['labels']:,} labels of {told['subjects']:,} patients, {told['positives']:,} positive\n")
+    tell(told, output, listed)
+    shown = {label: of[0] for label, of in listed.items() if label in SHOWN}
+    tell_groups(told, shown)
+    tell_calibration(told, shown)
+    print(f"\n{(time.monotonic() - begun) / 60:.0f} minutes in all; report: {output / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -15,21 +15,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import queue
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ehrjax.core import side_by_side
+from ehrjax.core.side_by_side import at_once
 
 TASKS = ("readmission_30d", "new_heart_failure_1y", "new_diabetes_1y")
 TITLES = {
@@ -100,36 +97,13 @@ PRETRAINING = {
 }  # fmt: skip
 
 
-_mine = threading.local()
 # How programs are compiled: settings of jax, as the environment has them.
 _compiling: dict[str, str] = {}
 
 
-def at_once(workers: int, jobs: Iterable[Callable[[], Any]]) -> list[Any]:
-    """Does jobs side by side, each on its own share of the cores: what is this small keeps one core busy."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    workers = max(1, min(workers, len(cores) or 1))
-    shares: queue.Queue[list[int]] = queue.Queue()
-    for worker in range(workers):
-        shares.put(cores[worker::workers])
-
-    def take() -> None:
-        _mine.cores = shares.get()
-        if _mine.cores:
-            os.sched_setaffinity(0, _mine.cores)  # of this thread, and of what it starts
-
-    with ThreadPoolExecutor(workers, initializer=take) as pool:
-        return [done.result() for done in [pool.submit(job) for job in jobs]]
-
-
 def verb(*arguments: object) -> None:
-    """Runs a verb of ehrjax, and says how long it took."""
-    begun, cores = time.monotonic(), getattr(_mine, "cores", [])
-    threads = {name: str(len(cores)) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")} if cores else {}
-    command = [sys.executable, "-m", *map(str, arguments)]
-    subprocess.run(command, check=True, env={**os.environ, **_compiling, **threads})
-    told = [part for part in map(str, arguments) if part.startswith(("--workdir", "--output"))]
-    print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {told[-1]}", flush=True)
+    """Runs a verb of ehrjax."""
+    side_by_side.verb(*arguments, environment=_compiling)
 
 
 def trained(folder: Path, *arguments: object) -> Path:

@@ -61,6 +61,7 @@ def report(made):
             f"--output={made / 'report'}",
             "--probe=linear,trees",
             "--together=both=counts_lr,two",
+            "--together=more=both,two",
             "--few_shot=1,4",
             "--robustness",
             "--resamples=50",
@@ -95,6 +96,7 @@ def test_metrics_are_those_of_the_written_predictions(report):
         "probe_two",
         "trees_two",
         "both",
+        "more",
         "oracle",
     ]
     for model in told["result"]["models"]:
@@ -113,10 +115,11 @@ def test_several_together_are_their_mean_log_odds(report):
     for split in ("tuning", "held_out"):
         risk = {
             name: prediction_files.read(report / "predictions" / name / f"{split}.parquet").values.astype(np.float64)
-            for name in ("both", "counts_lr", "two")
+            for name in ("both", "more", "counts_lr", "two")
         }
         odds = {name: np.log(values / (1 - values)) for name, values in risk.items()}
         np.testing.assert_allclose(odds["both"], (odds["counts_lr"] + odds["two"]) / 2, atol=1e-4)
+        np.testing.assert_allclose(odds["more"], (odds["both"] + odds["two"]) / 2, atol=1e-4)
 
 
 def test_risks_without_labels(made, tmp_path):
@@ -150,7 +153,7 @@ def test_oracle_groups_robustness_cost_and_shots_are_told(report):
     result = told["result"]
     assert set(result["oracle"]["models"]) == {
         "majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two", "trees_two",
-        "both",
+        "both", "more",
     }  # fmt: skip
     assert not any(found["leak"] for found in result["oracle"]["models"].values())
     for column in ("sex", "age", "race", "insurance"):

@@ -32,7 +32,8 @@ def test_the_interval_of_the_auroc_covers_the_truth() -> None:
 def test_intervals_cover_where_subjects_have_several_labels() -> None:
     """2,000 data sets of 200 subjects with 1 to 5 labels that share most of their score, and two models of them.
 
-    The AUROC, the Brier score, and the paired difference of two AUROCs. Resampled labels would cover 80 times in 100.
+    The AUROC, the Brier score, and the paired difference of two AUROCs. Intervals over
+    resampled labels cover the AUROC 90 times in 100 here.
     """
     rng = np.random.default_rng(1)
     trials, people, share, shifts = 2000, 200, 2.0, (1.5, 1.0)
@@ -45,9 +46,8 @@ def test_intervals_cover_where_subjects_have_several_labels() -> None:
         subjects = np.repeat(np.arange(people), rng.integers(1, 6, people))
         own = rng.normal(size=people)[subjects]
         # Whoever is ill once often is again: so are the labels of one subject alike too.
-        truth = (
-            stats.norm.cdf(0.7 * rng.normal(size=people)[subjects] + np.sqrt(0.51) * rng.normal(size=len(own))) < 0.3
-        )
+        ill = 0.7 * rng.normal(size=people)[subjects] + np.sqrt(0.51) * rng.normal(size=len(own))
+        truth = stats.norm.cdf(ill) < prevalence
         noise = np.sqrt(share) * own + rng.normal(size=len(own))
         scores = np.stack([noise + shift * truth for shift in shifts])
         found, drawn = discrimination.aurocs(truth, scores, subjects, resamples=300, seed=trial)

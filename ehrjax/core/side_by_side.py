@@ -1,0 +1,60 @@
+"""Commands side by side, each on its own share of the cores: a small model keeps one core busy and no more."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+# Libraries that would take all cores, whatever their share.
+_THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
+_mine = threading.local()
+
+
+def at_once(workers: int, jobs: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Does jobs side by side, in their order.
+
+    Args:
+      workers: how many at a time, at most as many as there are cores.
+      jobs: what to do; commands are started by `verb`.
+
+    Returns:
+      What each job returned.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    workers = max(1, min(workers, len(cores) or 1))
+    shares: queue.Queue[list[int]] = queue.Queue()
+    for worker in range(workers):
+        shares.put(cores[worker::workers])
+
+    def take() -> None:
+        _mine.cores = shares.get()
+        if _mine.cores:
+            os.sched_setaffinity(0, _mine.cores)  # of this thread, and of what it starts
+
+    with ThreadPoolExecutor(workers, initializer=take) as pool:
+        return [done.result() for done in [pool.submit(job) for job in jobs]]
+
+
+def verb(*arguments: object, environment: Mapping[str, str] | None = None) -> None:
+    """Runs `python -m` with some arguments on the share of the job that calls it, and says how long it took.
+
+    Args:
+      arguments: a module and its arguments.
+      environment: variables beside those of this process.
+
+    Raises:
+      subprocess.CalledProcessError: the command failed.
+    """
+    begun, cores = time.monotonic(), getattr(_mine, "cores", [])
+    threads = dict.fromkeys(_THREADS, str(len(cores))) if cores else {}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    subprocess.run(command, check=True, env={**os.environ, **(environment or {}), **threads})
+    told = [part for part in map(str, arguments) if part.startswith(("--workdir", "--output"))]
+    print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {' '.join(told[-1:])}", flush=True)

@@ -1,0 +1,40 @@
+"""Jobs on shares of the cores, and the commands that they start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from ehrjax.core import side_by_side
+from ehrjax.core.side_by_side import at_once
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to cores")
+def test_each_job_has_its_share_and_results_keep_their_order(tmp_path, monkeypatch, capfd) -> None:
+    (tmp_path / "telling.py").write_text(
+        "import os\n"
+        "print('cores', len(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS'], os.environ['MORE'], flush=True)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    every = sorted(os.sched_getaffinity(0))
+
+    def job(number):
+        side_by_side.verb("telling", f"--output={number}", environment={"MORE": "yes"})
+        return number, sorted(os.sched_getaffinity(0))
+
+    workers = min(2, len(every))
+    found = at_once(2, [lambda n=n: job(n) for n in range(4)])
+    assert [number for number, _ in found] == [0, 1, 2, 3]
+    shares = [every[worker::workers] for worker in range(workers)]
+    assert all(cores in shares for _, cores in found)
+    assert sorted(os.sched_getaffinity(0)) == every
+    told = capfd.readouterr().out
+    sizes = {f"cores {len(share)} {len(share)} yes" for share in shares}
+    assert {line for line in told.splitlines() if line.startswith("cores")} <= sizes and told.count("took 0.") == 4
+
+
+def test_a_command_that_fails_is_an_error(tmp_path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        at_once(1, [lambda: side_by_side.verb("json.tool", tmp_path / "none")])
