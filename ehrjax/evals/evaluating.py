@@ -92,6 +92,10 @@ def evaluate(
     elsewhere = sites.opened(supervised, found, settings)
     groups = _groups(found.truth[settings.split], settings)
     # What may be refused comes before what takes long.
+    given = [
+        entries.of_file(name, path, found, settings.split, partial=settings.partial)
+        for name, path in predictions.items()
+    ]
     trained: list[Entry] = []
     for name, run in supervised.items():
         say(f"predictions of {name}")
@@ -99,25 +103,12 @@ def evaluate(
     for name, event in asked.items():
         say(f"risks of {name} without labels")
         trained.append(entries.of_rates(name, runs[name], found, settings.split, event))
-    for name, path in predictions.items():
-        trained.append(entries.of_file(name, path, found, settings.split, partial=settings.partial))
     made: list[Entry] = []
     for name in baselines:
         say(f"baseline {name}")
         made.append(simple.baseline(name))
-    made += trained
-    vectors = {}
-    for name, run in runs.items() if probes else ():
-        say(f"vectors of {name}")
-        own = simple.vectors(name, run, POOLS if LINEAR in probes else (tree_pool(run),))
-        if LINEAR in probes:
-            say(f"linear probe on {name}")
-            made.append(simple.probe(name, own))
-        if TREES in probes:
-            say(f"boosted trees on {name}")
-            made.append(simple.tree_probe(name, run, own))
-        if shots:
-            vectors[name] = own[tree_pool(run)]  # with few labels none can be chosen
+    on_vectors, vectors = _on_vectors(runs if probes else {}, probes, simple, say)
+    made += [*trained, *given, *on_vectors]
     for name, members in settings.together.items():
         made.append(entries.together(name, members, made))
     if best := entries.oracle(found, settings.split):
@@ -209,6 +200,24 @@ def periods(keys: pl.DataFrame) -> dict[str, np.ndarray]:
     band = np.searchsorted(edges[edges > years.min()], years, side="right")
     names = {b: f"{years[band == b].min()} to {years[band == b].max()}" for b in np.unique(band)}
     return {"period": np.array([names[b] for b in band])}
+
+
+def _on_vectors(
+    runs: Mapping[str, Any], probes: tuple[str, ...], simple: Simple, say: Callable[[str], None]
+) -> tuple[list[Entry], dict[str, np.ndarray]]:
+    """The models that are fitted on what frozen runs know, and run name -> the vectors that few-shot curves take."""
+    made, vectors = [], {}
+    for name, run in runs.items():
+        say(f"vectors of {name}")
+        own = simple.vectors(name, run, POOLS if LINEAR in probes else (tree_pool(run),))
+        if LINEAR in probes:
+            say(f"linear probe on {name}")
+            made.append(simple.probe(name, own))
+        if TREES in probes:
+            say(f"boosted trees on {name}")
+            made.append(simple.tree_probe(name, run, own))
+        vectors[name] = own[tree_pool(run)]  # with few labels none can be chosen
+    return made, vectors
 
 
 def _too_small(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
