@@ -1,6 +1,6 @@
 """Readmission within 30 days on UCI Diabetes 130: pretrained and plain models beside linear and boosted baselines.
 
-    python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=4] [--pretrain=3] [--seeds=3]
+    python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=2] [--pretrain=3] [--seeds=3]
         [--parallel=2]
 
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
@@ -239,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(epochs=4, pretrain=3, seeds=3, parallel=2).items():
+    for name, default in dict(epochs=2, pretrain=3, seeds=3, parallel=2).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
