@@ -86,11 +86,18 @@ def _leading(result: Told) -> str:
         return told
     difference = result["differences"][best["name"]][primary]
     reference = next(m["label"] for m in result["models"] if m["name"] == result["reference"])
-    said = verdict(difference, higher_is_better=rising)
+    said = _said(result, difference)
     return told + (
         f" Difference to {text(reference)}: {number(difference, signed=True)}, {said}."
         " Picking the best of several models flatters it a little."
     )
+
+
+def _said(result: Told, difference: Told) -> str:
+    """What can be said of a difference of the first metric: nothing where the intervals themselves are too narrow."""
+    if result["subjects"] < FEW_SUBJECTS or result.get("subjects_of_the_rarer_answer", FEW_OF_A_CLASS) < FEW_OF_A_CLASS:
+        return "too few subjects to say"
+    return verdict(difference, higher_is_better=_rising(result)[result["primary"]])
 
 
 def _rising(result: Told) -> dict[str, bool | None]:
@@ -125,15 +132,14 @@ def _result(result: Told, told: Told) -> list[str]:
 
 
 def _differences(result: Told) -> list[str]:
-    names, rising = labels_of(result), _rising(result)
-    shown = _shown(result)
+    names, shown = labels_of(result), _shown(result)
     reference = next(m["label"] for m in result["models"] if m["name"] == result["reference"])
     rows = []
     for model in result["models"]:
         if model["name"] == result["reference"]:
             continue
         found = result["differences"][model["name"]]
-        said = verdict(found[result["primary"]], higher_is_better=rising[result["primary"]])
+        said = _said(result, found[result["primary"]])
         rows.append([model["label"], *(number(found[name], signed=True) for name in shown), said])
     return [
         table([f"minus {reference}", *(names[n] for n in shown), f"by {names[result['primary']]}"], rows),

@@ -72,7 +72,9 @@ def ages(work: Path) -> Path:
         told = events.filter(pl.col("code").str.starts_with("AGE//")).select(
             "subject_id", pl.col("time").alias("prediction_time"), pl.col("code").str.extract(r"\[(\d+)").cast(pl.Int64)
         )
-        known = labels.join_asof(told.collect().sort("prediction_time"), on="prediction_time", by="subject_id")
+        known = labels.join_asof(
+            told.collect().sort("prediction_time"), on="prediction_time", by="subject_id", check_sortedness=False
+        )
         lower = pl.col("code")
         band = (
             pl.when(lower < 50).then(pl.lit("below 50"))
