@@ -89,7 +89,7 @@ def compare(
             "label": entry.label,
             "role": entry.role,
             "threshold": cut,
-            "threshold_from": "tuning" if chosen_on_tuning(entry) else "fixed",
+            "threshold_from": "tuning" if has_chosen_threshold(entry) else "fixed",
             "metrics": _plain(measured[entry.name]),
             "told": dict(entry.told),
         }
@@ -179,9 +179,14 @@ def chosen_on_tuning(entry: Entry) -> bool:
     return len(np.unique(entry.tuning.truth[:, 0])) > 1
 
 
+def has_chosen_threshold(entry: Entry) -> bool:
+    """Whether its threshold is chosen on tuning: only yes and no have one."""
+    return entry.held_out.target.kind == "yes_no" and chosen_on_tuning(entry)
+
+
 def threshold_of(entry: Entry) -> float:
     """The probability from which on an entry says yes: that of the best F1 on tuning, or a half."""
-    if entry.held_out.target.kind != "yes_no" or not chosen_on_tuning(entry):
+    if not has_chosen_threshold(entry):
         return 0.5
     truth = entry.tuning.truth[:, 0] > 0
     return float(thresholds.best_f1(truth, entry.tuning.values[:, 0].astype(np.float64)))

@@ -32,8 +32,8 @@ def test_the_interval_of_the_auroc_covers_the_truth() -> None:
 def test_intervals_cover_where_subjects_have_several_labels() -> None:
     """2,000 data sets of 200 subjects with 1 to 5 labels that share most of their score, and two models of them.
 
-    The AUROC, the Brier score, and the paired difference of two AUROCs. Intervals over
-    resampled labels cover the AUROC 90 times in 100 here.
+    The AUROC, the Brier score, and the paired difference of two AUROCs. Intervals over resampled labels cover the AUROC
+    90 times in 100 here.
     """
     rng = np.random.default_rng(1)
     trials, people, share, shifts = 2000, 200, 2.0, (1.5, 1.0)
