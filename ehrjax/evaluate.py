@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +146,14 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _date(text: str, option: str) -> datetime | None:
-    """A date or time as MEDS has them, without a time zone."""
+    """A date or time as MEDS has them: in UTC, without a time zone."""
     if not text:
         return None
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
+        found = datetime.fromisoformat(text)
     except ValueError as error:
         raise InputError(f"--{option} is {text!r}; write a date such as 2019-01-31.") from error
+    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
 
 def _site(name: str, text: str) -> tuple[str, str]:

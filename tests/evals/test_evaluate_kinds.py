@@ -140,6 +140,8 @@ def test_only_labels_of_a_time_are_judged(tmp_path):
     expected = metrics.roc_auc_score(own.truth[kept, 0], own.values[kept, 0].astype(np.float64))
     assert model["metrics"]["auroc"]["value"] == pytest.approx(expected, abs=1e-9)
     assert "184 of the 600" in both["warnings"][0]
+    zoned = told(tmp_path / "zoned", given, "--since=2019-07-01T02:00:00+02:00", "--until=2020-01-01")
+    assert zoned["result"]["labels"] == 184
     assert "of the time asked for" in refusal(given, "--since=2033-01-01", f"--output={tmp_path / 'none'}")
     assert "--since is 'May'" in refusal(given, "--since=May", f"--output={tmp_path / 'none'}")
 
