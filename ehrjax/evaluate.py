@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrjax.core.errors import InputError, exits_cleanly
-from ehrjax.evals.settings import BY_LABELS, LINEAR, PROBES, WHERE_POSSIBLE
-
-FEW_SHOT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
+from ehrjax.evals.settings import BY_LABELS, LINEAR, PROBES, SHOTS, WHERE_POSSIBLE
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -137,7 +135,7 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not text:
         return ()
     try:
-        sizes = FEW_SHOT if text == "all" else tuple(sorted({int(k) for k in text.split(",")}))
+        sizes = SHOTS if text == "all" else tuple(sorted({int(k) for k in text.split(",")}))
     except ValueError as error:
         raise InputError(f"--few_shot is {text!r}; write whole numbers with commas, or all.") from error
     if sizes[0] < 1:

@@ -94,6 +94,15 @@ class LabelledSplit:
         return self.split.subject(index)
 
 
+def kind_of(labels: reading.Labels) -> str:
+    """The kind of `Target` that labels have, whatever their values are."""
+    if "event_time_days" in labels.frame.columns:
+        return "time"
+    if "label_codes" in labels.frame.columns:
+        return "codes"
+    return {several.ANSWERS: "tasks", "boolean_value": "yes_no", "float_value": "number"}.get(labels.value, "classes")
+
+
 def target_of(labels: reading.Labels, train_subjects: np.ndarray) -> Target:
     """What the labels of a task are; classes and codes are those of subjects in train.
 
@@ -104,24 +113,21 @@ def target_of(labels: reading.Labels, train_subjects: np.ndarray) -> Target:
     Raises:
       InputError: the labels of train have fewer than two classes, or no code.
     """
+    kind = kind_of(labels)
+    if kind == "tasks":
+        return Target(kind, tuple(labels.info["tasks"]))
+    if kind not in ("codes", "classes"):
+        return Target(kind)
     frame = labels.frame.filter(pl.col("subject_id").is_in(pl.Series(train_subjects, dtype=pl.Int64).implode()))
-    if "event_time_days" in frame.columns:
-        return Target("time")
-    if "label_codes" in frame.columns:
+    if kind == "codes":
         names = sorted(labels.info.get("vocabulary") or frame["label_codes"].explode().drop_nulls().unique())
         if not names:
             raise InputError(f"The labels {labels.name} of subjects in train hold no code to predict.")
-        return Target("codes", tuple(names))
-    if labels.value == several.ANSWERS:
-        return Target("tasks", tuple(labels.info["tasks"]))
-    if labels.value == "boolean_value":
-        return Target("yes_no")
-    if labels.value == "float_value":
-        return Target("number")
+        return Target(kind, tuple(names))
     classes = frame[labels.value].unique().sort()
     if len(classes) < 2:
         raise InputError(f"The labels {labels.name} of subjects in train have {len(classes)} classes; two are needed.")
-    return Target("classes", tuple(str(c) for c in classes))
+    return Target(kind, tuple(str(c) for c in classes))
 
 
 def join(split: Split, labels: reading.Labels, target: Target, *, context_length: int, where: object) -> LabelledSplit:

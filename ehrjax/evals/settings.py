@@ -10,6 +10,9 @@ LINEAR, TREES = "linear", "trees"
 PROBES = (LINEAR, TREES)
 """Models that are fitted on frozen vectors."""
 
+SHOTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
+"""EHRSHOT's numbers of positives, and of negatives, of few-shot curves."""
+
 WHERE_POSSIBLE = "where possible"
 """All baselines, if there are events and labels of train."""
 

@@ -51,7 +51,7 @@ def opened(runs: Mapping[str, Any], found: Judged, settings: Settings) -> list[S
 
 def _opened(site: str, tokens: str, path: str, runs: Mapping[str, Any], found: Judged, settings: Settings) -> Site:
     labels = judged.read(path, settings.decode)
-    kind = labelled.target_of(labels, labels.frame["subject_id"].unique().to_numpy()).kind
+    kind = labelled.kind_of(labels)
     if kind != found.target.kind:
         raise InputError(
             f"The labels {path} of the site {site} are {kind}, those that judge at home are {found.target.kind}; name "

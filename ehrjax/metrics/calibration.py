@@ -13,7 +13,6 @@ BINS = 10
 _ROUNDS = 200
 # Newton's error is squared at each step: after a step that moves no prediction by more than this, 1e-12 is left.
 _STILL = 1e-6
-_Z95 = 1.959963984540054
 
 
 def brier(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -101,21 +100,20 @@ class Reliability:
       count: [B] rows.
       predicted: [B] mean probabilities.
       observed: [B] shares of yes.
-      low, high: [B] Wilson's 95 % intervals of the shares (1927), which take the rows as independent: too narrow where
-        subjects have several.
     """
 
     count: np.ndarray
     predicted: np.ndarray
     observed: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 def reliability(
     truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS, *, equal_mass: bool = True
 ) -> Reliability:
-    """The calibration curve of N rows: truth [N] bool, probabilities [N]; see `bin_edges` for the bins."""
+    """The calibration curve of N rows: truth [N] bool, probabilities [N]; see `bin_edges` for the bins.
+
+    Intervals of the shares come from resampled subjects and `bin_columns`: rows of one subject are not independent.
+    """
     truth, probabilities = np.asarray(truth, bool), np.asarray(probabilities, np.float64)
     edges = bin_edges(probabilities, bins, equal_mass)
     place, size = _bins(probabilities, edges), len(edges) - 1
@@ -123,11 +121,8 @@ def reliability(
     kept = count > 0
     n = count[kept]
     predicted = np.bincount(place, probabilities, minlength=size)[kept] / n
-    share = np.bincount(place, truth, minlength=size)[kept] / n
-    spread = _Z95 * np.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
-    middle, scale = share + _Z95**2 / (2 * n), 1 + _Z95**2 / n
-    low, high = np.maximum((middle - spread) / scale, 0.0), np.minimum((middle + spread) / scale, 1.0)
-    return Reliability(n, predicted, share, low, high)
+    observed = np.bincount(place, truth, minlength=size)[kept] / n
+    return Reliability(n, predicted, observed)
 
 
 def bin_columns(

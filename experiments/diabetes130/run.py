@@ -4,9 +4,10 @@
         [--parallel=2]
 
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
-in death or in hospice care have no label. BEHRT and GPT-2 are pretrained on the stays of train (masked codes, next
-token) and fine-tuned, and also trained on the labels alone; a visit LSTM on the labels alone. The pretrained ones have
---seeds seeds; their mean log odds are an entry of their own, and so is the mean of it and of boosted trees.
+in death or in hospice care have no label. BEHRT, GPT-2 and fading sums are pretrained on the stays of train (masked
+codes, next token, codes of the next stay) and fine-tuned, and also trained on the labels alone; a visit LSTM on the
+labels alone. The pretrained ones have --seeds seeds; their mean log odds are an entry of their own, and so is the mean
+of it and of boosted trees.
 One report compares them all with baselines from counts, by sex, race and age band; what is printed are the tables of
 README.md. Steps that are finished in --work are not done again.
 """
@@ -26,12 +27,15 @@ import polars as pl
 from ehrjax.core.side_by_side import at_once, verb
 
 TASK = "readmission_30d"
-MODELS = ("behrt", "gpt2", "visit_lstm")
+# The slowest first; and what they are called.
+MODELS = ("behrt", "gpt2", "fading", "visit_lstm")
+PRETRAINED = {"behrt": "BEHRT", "gpt2": "GPT-2", "fading": "fading sums"}
 TREES, BOOSTED = "counts_gbm", "counts, boosted trees"
 TOGETHER, WITH_TREES = "pretrained_together", "together_with_trees"
 # Whose groups and calibration are printed; the report has those of all.
 SHOWN = (BOOSTED, "GPT-2, pretrained", "all that are pretrained, together")
-CONTEXT = ("--config.data.context_length=128", "--config.data.max_segments=16")
+# Patients of six and more stays, those at highest risk, need more than 128 tokens.
+CONTEXT = ("--config.data.context_length=512", "--config.data.max_segments=64", "--config.batch_size=8")
 SMALL = {
     "behrt": (
         "--config.model.num_layers=2",
@@ -40,8 +44,22 @@ SMALL = {
         "--config.model.embedding_dim=128",
     ),
     "gpt2": ("--config.model.num_layers=2", "--config.model.num_heads=4", "--config.model.hidden_dim=128"),
+    "fading": ("--config.model.num_layers=1", "--config.model.embedding_dim=64", "--config.model.hidden_dim=128"),
 }
-PRETRAINING = {"behrt": ("--config.objective.tied=True",), "gpt2": ()}
+PRETRAINING = {"behrt": ("--config.objective.tied=True",), "gpt2": (), "fading": ()}
+DROPOUT = "--config.model.dropout=0.2", "--config.model.attention_dropout=0.2", "--config.objective.dropout=0.2"
+# Sums cost a tenth of attention, and want more passes at a higher rate.
+PASSES = {"behrt": 1, "gpt2": 1, "fading": 2}
+FINETUNING = {
+    "behrt": DROPOUT,
+    "gpt2": DROPOUT,
+    "fading": (
+        "--config.model.dropout=0.3",
+        "--config.objective.dropout=0.3",
+        "--config.optimizer.learning_rate=1e-3",
+        "--config.early_stopping.patience=8",
+    ),
+}
 QUIET = ("--config.report.enabled=False", "--config.tensorboard=False", "--config.log_every=100")
 
 
@@ -60,7 +78,8 @@ def prepared(work: Path, data: str) -> None:
             "--drop_expired=true",
         )  # fmt: skip
     if not (work / "tokens").exists():
-        given = f"--input={work / 'events'}", f"--output={work / 'tokens'}"
+        # Deciles would make one token of all who had three and more stays in the year before.
+        given = f"--input={work / 'events'}", f"--output={work / 'tokens'}", "--config.bin_values.num_bins=100"
         verb("ehrjax.prepare", "tokens", "--config=configs/tokens/behrt.py", *given)
 
 
@@ -105,11 +124,11 @@ def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> P
     )
 
 
-def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, *given: str) -> Path:
-    """A model trained on the labels, by which it also stops."""
+def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, config: str, *given: str) -> Path:
+    """A model trained on the labels, by which it also stops; the settings given stand above those of all."""
     return train(
         work / f"{name}-{seed}",
-        *given,
+        f"--config={config}",
         f"--config.data.path={work / 'tokens'}",
         f"--config.data.labels={work / 'events' / 'labels' / TASK}",
         *CONTEXT,
@@ -121,9 +140,9 @@ def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, *give
         "--config.eval_every=200",
         "--config.checkpoint_every=200",
         "--config.early_stopping.patience=5",
-        "--config.objective.dropout=0.2",
         f"--config.seed={seed}",
         *QUIET,
+        *given,
     )
 
 
@@ -131,15 +150,11 @@ def runs(work: Path, model: str, seed: int, args: argparse.Namespace) -> dict[st
     """The supervised runs of a model and seed; what is not pretrained has the first seed alone."""
     if model == "visit_lstm":
         size = ("embedding_dim=128", "visit_dim=128", "hidden_dim=128", "num_layers=1")
-        given = "--config=configs/visit_lstm.py", *(f"--config.model.{setting}" for setting in size)
+        given = "configs/visit_lstm.py", *(f"--config.model.{setting}" for setting in size), DROPOUT[-1]
         return {"visit_lstm_labels_alone": supervised(work, "visit_lstm", seed, args, *given)}
     start = pretrained(work, model, seed, args)
-    given = (
-        "--config=configs/finetune.py",
-        f"--config.init.checkpoint={start}",
-        "--config.model.dropout=0.2",
-        "--config.model.attention_dropout=0.2",
-    )
+    epochs = f"--config.num_epochs={args.epochs * PASSES[model]}"
+    given = "configs/finetune.py", f"--config.init.checkpoint={start}", epochs, *FINETUNING[model]
     # The same model and head from random parameters.
     plain = (*given, "--config.init.skip=('head/','model/')")
     found = {f"{model}_pretrained_{seed}": supervised(work, f"{model}-finetuned", seed, args, *given)}
@@ -176,12 +191,11 @@ def reported(work: Path, named: dict[str, Path]) -> Path:
 
 def models(seeds: int) -> dict[str, list[str]]:
     """What the table calls a model -> its entries in the report, one a seed."""
-    names = {"behrt": "BEHRT", "gpt2": "GPT-2"}
     return {
         "counts, linear": ["counts_lr"],
         BOOSTED: [TREES],
-        **{f"{name}, pretrained": [f"{model}_pretrained_{s}" for s in range(seeds)] for model, name in names.items()},
-        **{f"{name}, labels alone": [f"{model}_labels_alone"] for model, name in names.items()},
+        **{f"{name}, pretrained": [f"{m}_pretrained_{s}" for s in range(seeds)] for m, name in PRETRAINED.items()},
+        **{f"{name}, labels alone": [f"{model}_labels_alone"] for model, name in PRETRAINED.items()},
         "visit LSTM, labels alone": ["visit_lstm_labels_alone"],
         "all that are pretrained, together": [TOGETHER],
         "these together with boosted trees": [WITH_TREES],
@@ -210,10 +224,10 @@ def tell(told: dict[str, Any], output: Path, listed: dict[str, list[str]]) -> No
             cells.append(f"{sum(every) / len(every):.{digits}f}")
         print(f"| {label} | " + " | ".join(cells) + " |")
     print("\n| difference of AUROC | |\n|---|---|")
-    for name in ("BEHRT", "GPT-2"):
+    for name in PRETRAINED.values():
         gained = found[f"{name}, pretrained"].less(found[f"{name}, labels alone"])
         print(f"| {name}: pretraining | {cell(gained, '+')} |")
-    for label in ("BEHRT, pretrained", "GPT-2, pretrained", "all that are pretrained, together"):
+    for label in (*(f"{name}, pretrained" for name in PRETRAINED.values()), "all that are pretrained, together"):
         print(f"| {label}, less linear counts | {cell(found[label].less(found['counts, linear']), '+')} |")
 
 

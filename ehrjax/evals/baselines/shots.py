@@ -20,10 +20,10 @@ from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.evals.baselines import designs, linear
 from ehrjax.evals.baselines.fitting import Task, check_vectors
+from ehrjax.evals.settings import SHOTS
 from ehrjax.ingest.labels.reading import SPLIT
 from ehrjax.ingest.meds import TRAIN, TUNING
 
-SHOTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 # EHRSHOT's k for all labels.
 ALL = -1
 _MINUTE = 60_000_000
