@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 # Before jax starts: eight devices on one CPU, and a cache so that no program is compiled twice in a test run. Programs
-# are many and small, so that most of the time would go into optimising them; verbs run in processes of their own, as
-# users run them.
+# are many and small, so that most of the time would go into optimising them.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 ).strip()
@@ -128,7 +127,7 @@ def verb(name: str, *arguments: object, devices: int = 1, env: dict[str, str] | 
     """Starts `python -m ehrjax.<name> ...` with its own number of CPU devices, stdout and stderr piped."""
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",  # the last counts
         "PYTHONUNBUFFERED": "1",
         **(env or {}),
     }
