@@ -108,6 +108,10 @@ def test_kinds(toy_tokens):
     target = labelled.target_of(stages, train.subject_ids)
     assert (target.kind, target.names, target.columns) == ("classes", ("1", "2", "3"), 1)
     assert labelled.values_of(stages, target)[0][:, 0].tolist() == [2, 0, 2, 1]
+    alike = labels("integer_value", integer_value=[3] * 4)
+    assert labelled.kind_of(alike) == "classes"
+    with pytest.raises(InputError, match="have 1 classes"):
+        labelled.target_of(alike, train.subject_ids)
     strange = labels("integer_value", integer_value=[9, 1, 3, 2])
     assert labelled.values_of(strange, target)[1].tolist() == [False, True, True, True]
     codes = labels("boolean_value", boolean_value=[True] * 4, label_codes=[["b", "a"], [], ["a"], ["z"]])
