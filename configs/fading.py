@@ -21,7 +21,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config = defaults.get()
     own = Config(vocab_size=1)
     config.model = ConfigDict(dict(name="fading", embedding_dim=64, hidden_dim=128, num_layers=1, dropout=0.1))
+    config.model.token_dropout = 0.1
     config.model.half_lives_days = own.half_lives_days
+    config.model.own_vectors = False
     config.model.num_means = own.num_means
     config.model.age_knots = own.age_knots
     config.model.gelu = "tanh"

@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 # Before jax starts: eight devices on one CPU, and a cache so that no program is compiled twice in a test run. Programs
-# are many and small, so that most of the time would go into optimising them.
+# are many and small, so that most of the time would go into optimising them, and into the slower one of XLA's two ways
+# to write machine code. XLA does not start with a flag that it does not know, and flags come and go with its releases.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "")
 ).strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="ehrjax-jax-cache-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

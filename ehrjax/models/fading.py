@@ -2,10 +2,11 @@
 
 A visit's vector is the sum of its codes'. The end of a visit sees, for each half-life, the sum of all vectors so far,
 each halved for every half-life that has passed since: what logistic regression on counts in windows of time sees, with
-learnt vectors, at every visit at once. Unlike attention, which averages, sums tell how much there is; unlike the gates
-of an LSTM, how fast they fade is fixed and in days. A code's vector is its own and those of the shorter codes it begins
-with. A value adds a slope and a curve of its code's, so that sums tell how high the values were; of the commonest codes
-their fading means are seen beside the sums.
+learnt vectors, at every visit at once. With own vectors each half-life has sums of vectors of its own: what a code says
+now and what it says as history are then learnt apart. Unlike attention, which averages, sums tell how much there is;
+unlike the gates of an LSTM, how fast they fade is fixed and in days. A code's vector is its own and those of the
+shorter codes it begins with. A value adds a slope and a curve of its code's, so that sums tell how high the values
+were; of the commonest codes their fading means are seen beside the sums.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ _PARTS = (16, 8, 4, 2, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What defines one. half_lives_days: rising; beside these stands a sum that does not fade. num_means: of how many
-    codes with values, the commonest, the fading means of the values are seen beside the sums. num_layers: residual
-    MLPs, twice as wide inside, on the linear map of the sums. age_knots: as the bag's.
+    """What defines one. half_lives_days: rising; beside these stands a sum that does not fade. own_vectors: a code has
+    a vector of embedding_dim for each of these sums instead of one for all. num_means: of how many codes with values,
+    the commonest, the fading means of the values are seen beside the sums. num_layers: residual MLPs, twice as wide
+    inside, on the linear map of the sums. age_knots: as the bag's. token_dropout: of whole tokens.
 
     Of the vocabulary: num_specials: ids below are no codes, and are not seen. above: for each token the numbers of the
     shorter codes that its code begins with, and of the code whose bin it is. bins: for each token of a value the number
@@ -64,8 +66,10 @@ class Config:
     hidden_dim: int = 128
     num_layers: int = 1
     half_lives_days: tuple[float, ...] = (7.0, 30.0, 180.0, 730.0)
+    own_vectors: bool = False
     num_means: int = 64
     age_knots: tuple[float, ...] = tuple(float(year) for year in range(0, 101, 10))
+    token_dropout: float = 0.1
     dropout: float = 0.1
     gelu: str = "tanh"
     num_specials: int = 0
@@ -126,36 +130,41 @@ class Model(nn.Module):
     def __call__(self, batch: Mapping[str, Array], *, deterministic: bool = True) -> dict[str, Array]:
         """batch: FIELDS, each [B, L]. Needs the rng 'dropout' unless deterministic.
 
-        Returns `hidden` [B, L, hidden_dim] in the residual dtype and `table`, the code embeddings [V, embedding_dim] in
-        float32, for tied heads. Where the collection STATES is asked for, it holds what the network sees behind its
-        hidden state: sums and means say more to a probe than what the network makes of them.
+        Returns `hidden` [B, L, hidden_dim] in the residual dtype and `table`, the code embeddings [V, e] in float32,
+        for tied heads: e is embedding_dim, or with own_vectors that for each sum. Where the collection STATES is asked
+        for, it holds what the network sees behind its hidden state: sums and means say more to a probe than what the
+        network makes of them.
         """
         config = self.config
         shown = self.is_mutable_collection(STATES)
         key = None if deterministic else self.make_rng("dropout")
         keys = (None, None) if key is None else jax.random.split(key)
         own, scores = measured(config, batch)
-        vectors, table = Embeddings(config, name="embeddings")(batch["tokens"], own, scores)
+        num_sums = len(config.half_lives_days) + 1
+        wide = config.embedding_dim * (num_sums if config.own_vectors else 1)
+        vectors, table = Embeddings(config, wide, name="embeddings")(batch["tokens"], own, scores)
         code = batch["tokens"] >= config.num_specials
         means = jax.nn.one_hot(own, min(config.num_means, number_of_codes(config)))
         given = [vectors, means * scores[..., None], means]
-        wide = [x.shape[-1] for x in given]
+        ends = np.cumsum([x.shape[-1] for x in given])[:-1]
         # Whole tokens, for all visits that see them.
-        seen = dropout(code.astype(vectors.dtype)[..., None], config.dropout, keys[0])
+        seen = dropout(code.astype(vectors.dtype)[..., None], config.token_dropout, keys[0])
         there = jax.vmap(visits.of_row)(batch["segment_ids"], batch["visit_ids"])
         given = constrain_batch(jax.vmap(visits.total)(jnp.concatenate(given, axis=-1) * seen, there.number))
         times, facts = _facts(batch, there, code, config.age_knots)
         network = Network(config, self.policy)
-        width = (wide[0] + wide[1]) * (len(config.half_lives_days) + 1) + facts.shape[-1]
+        width = (config.embedding_dim + means.shape[-1]) * num_sums + facts.shape[-1]
         weights = self.param("network", lambda key: network.init(key, jnp.zeros((1, width)), None)["params"])
         rates = jnp.asarray([0.0, *(math.log(2) / days for days in config.half_lives_days)], jnp.float32)
         rows, length = there.number.shape
 
         def of_first(size: int, weights: Any, given: Array, facts: Array, times: Array, segments: Array) -> Array:
             """The hidden states of the first visits of each row, and 0 for the others."""
-            sums = fading_sums(given[:, :size], rates, times[:, :size], segments[:, :size])
-            total, above, count = jnp.split(sums, np.cumsum(wide)[:-1], axis=-1)
-            known = [jnp.arcsinh(total), above / (count + _DOUBT)]
+            vectors, scores, counts = jnp.split(given[:, :size, None], ends, axis=-1)
+            # With vectors of its own each sum has its part, otherwise all of them sum the same.
+            vectors = vectors.reshape(rows, size, -1, config.embedding_dim)
+            summed = partial(fading_sums, rates=rates, times=times[:, :size], segments=segments[:, :size])
+            known = [jnp.arcsinh(summed(vectors)), summed(scores) / (summed(counts) + _DOUBT)]
             known = jnp.concatenate([*(x.reshape(rows, size, -1) for x in known), facts[:, :size]], axis=-1)
             hidden = network.apply({"params": weights}, known, keys[1])
             hidden = jnp.concatenate([hidden, known.astype(hidden.dtype)], axis=-1) if shown else hidden
@@ -175,13 +184,14 @@ class Model(nn.Module):
 
 
 def fading_sums(
-    x: Float[Array, "batch n e"],
+    x: Float[Array, "batch n 1 e"] | Float[Array, "batch n k e"],
     rates: Float[Array, " k"],
     times: Int[Array, "batch n"],
     segments: Int[Array, "batch n"],
 ) -> Float[Array, "batch n k e"]:
     """At each of n visits the sums of x over the visits of its segment so far, fading at k rates a day.
 
+    x: what is summed at all rates, or at each.
     times: minutes, not falling within a segment.
     """
     passed = jnp.diff(times, axis=1, prepend=times[:, :1]).astype(jnp.float32) / _MINUTES_PER_DAY
@@ -189,7 +199,7 @@ def fading_sums(
     # Where a segment begins the times fall.
     keeps = jnp.exp(-rates * jnp.maximum(passed, 0.0)[..., None])
     keeps = jnp.where(begins[..., None], 0.0, keeps)[..., None]
-    given = jnp.broadcast_to(x.astype(jnp.float32)[:, :, None], (*keeps.shape[:3], x.shape[-1]))
+    given = jnp.broadcast_to(x.astype(jnp.float32), (*keeps.shape[:3], x.shape[-1]))
     return jax.lax.associative_scan(lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (keeps, given), axis=1)[1]
 
 
@@ -254,6 +264,7 @@ class Embeddings(nn.Module):
     """Codes, and values."""
 
     config: Config
+    width: int
 
     @nn.compact
     def __call__(
@@ -261,17 +272,17 @@ class Embeddings(nn.Module):
     ) -> tuple[Float[Array, "batch length e"], Float[Array, "vocabulary e"]]:
         """own, scores: as `measured` tells. Returns each token's vector, and all codes' without values."""
         config = self.config
-        table = Table(config.vocab_size, config.embedding_dim, std=0.1, name="code")()
+        table = Table(config.vocab_size, self.width, std=0.1, name="code")()
         if any(config.above):
             # The last stands for none.
             number = max(i for above in config.above for i in above) + 1
             depth = max(len(above) for above in config.above)
             above = np.asarray([(*above, *(number,) * (depth - len(above))) for above in config.above])
-            shorter = jnp.pad(Table(number, config.embedding_dim, std=0.1, name="shorter")(), ((0, 1), (0, 0)))
+            shorter = jnp.pad(Table(number, self.width, std=0.1, name="shorter")(), ((0, 1), (0, 0)))
             table = table + sum(shorter[column] for column in above.T)
         vectors = table[tokens]
         if codes := number_of_codes(config):
-            lines = Table(codes, 2 * config.embedding_dim, std=0.1, name="value")()
+            lines = Table(codes, 2 * self.width, std=0.1, name="value")()
             slopes, curves = jnp.split(jnp.where(own[..., None] >= 0, lines[own], 0.0), 2, axis=-1)
             scores = scores[..., None]
             vectors = vectors + scores * slopes + (scores**2 - 1.0) * curves

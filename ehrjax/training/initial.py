@@ -20,8 +20,9 @@ from ehrjax.vocab.vocabulary import Vocabulary
 # Settings that say how a model is trained or run and not what its parameters mean; that shapes show, or that only add
 # rows to a table; and which row of token types a token takes, which a checkpoint of texts cannot have chosen.
 _FREE = frozenset(
-    "vocab_size dropout attention_dropout remat scan unroll attention_implementation init types num_layers hidden_dim "
-    "embedding_dim mlp_dim time_dim max_positions max_visits max_age num_types num_segments".split()
+    "vocab_size dropout attention_dropout token_dropout remat scan unroll attention_implementation init types "
+    "num_layers hidden_dim embedding_dim mlp_dim time_dim max_positions max_visits max_age num_types "
+    "num_segments".split()
 )
 
 

@@ -55,6 +55,7 @@ FINETUNING = {
     "gpt2": DROPOUT,
     "fading": (
         "--config.model.dropout=0.3",
+        "--config.model.token_dropout=0.3",
         "--config.objective.dropout=0.3",
         "--config.optimizer.learning_rate=1e-3",
         "--config.early_stopping.patience=8",

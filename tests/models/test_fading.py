@@ -41,7 +41,7 @@ def test_sums_are_those_of_plain_python(rows):
     times = np.cumsum([passed for _, passed, _ in rows])
     # Each window's own clock, which starts at 0.
     times -= np.array([times[np.argmax(segments == segment)] for segment in segments])
-    found = summed(values[None], times[None].astype(np.int32), segments[None].astype(np.int32))[0]
+    found = summed(values[None, :, None], times[None].astype(np.int32), segments[None].astype(np.int32))[0]
     for place in range(LENGTH):
         seen = [i for i in range(place + 1) if segments[i] == segments[place]]
         for number, rate in enumerate(RATES):
@@ -94,12 +94,46 @@ def test_what_a_token_is_made_of():
     own, shorter, lines = (params["params"]["embeddings"][name]["embedding"] for name in ("code", "shorter", "value"))
     given = {"params": params["params"]["embeddings"]}
     tokens, groups = jnp.asarray([[2, 4, 6]]), jnp.asarray([[-1, 0, 1]])
-    vectors, table = fading.Embeddings(model.config).apply(given, tokens, groups, jnp.asarray([[0.0, -0.3, 2.0]]))
+    vectors, table = fading.Embeddings(model.config, 6).apply(given, tokens, groups, jnp.asarray([[0.0, -0.3, 2.0]]))
     np.testing.assert_allclose(table[2], own[2] + shorter[0], rtol=1e-5)
     np.testing.assert_allclose(vectors[0, 0], table[2], rtol=1e-5)
     np.testing.assert_allclose(table[4], own[4] + shorter[1] + shorter[2], rtol=1e-5)
     np.testing.assert_allclose(vectors[0, 1], table[4] - 0.3 * lines[0, :6] - 0.91 * lines[0, 6:], rtol=1e-4)
     np.testing.assert_allclose(vectors[0, 2], table[6] + 2 * lines[1, :6] + 3 * lines[1, 6:], rtol=1e-4)
+
+
+def test_sums_of_own_vectors_are_learnt_apart():
+    """A visit long ago is seen through the vectors of slow sums alone, one of now through all."""
+    model, params = made(half_lives_days=(1.0, 100.0), own_vectors=True)
+    size, tokens = model.config.embedding_dim, jnp.asarray([2, 6])
+    assert params["params"]["embeddings"]["code"]["embedding"].shape == (len(CODES), 3 * size)
+    days = {"now": [0, 0], "long_ago": [0, 300]}
+
+    def moved(part, days):
+        """How far the last visit's state moves with the first code's vector of a sum (of no fading, a day, 100)."""
+        table = params["params"]["embeddings"]["code"]["embedding"]
+        other = jax.tree.map(lambda x: x, params)
+        other["params"]["embeddings"]["code"]["embedding"] = table.at[2, part * size : (part + 1) * size].add(1.0)
+        given = batch(tokens, [0, int(days[1] > 0)], days)
+        before, after = (np.asarray(applied(model, p, given)["hidden"])[0, -1] for p in (params, other))
+        return np.abs(after - before).max()
+
+    assert all(moved(part, days["now"]) > 1e-3 for part in range(3))
+    assert moved(1, days["long_ago"]) < 1e-6
+    assert all(moved(part, days["long_ago"]) > 1e-3 for part in (0, 2))
+
+
+def test_tokens_are_dropped_apart_from_the_network():
+    model, params = made(token_dropout=0.5, dropout=0.0)
+    plain, _ = made(token_dropout=0.0, dropout=0.0)
+    given = batch([2, 3, 4, 5, 6, 2, 3, 4], [0] * 8, [0] * 8)
+
+    def told(model, number):
+        keys = {"dropout": rng.key_for(number, "dropout")}
+        return np.asarray(model.apply(params, given, deterministic=False, rngs=keys)["hidden"])
+
+    np.testing.assert_array_equal(told(plain, 0), told(plain, 1))
+    assert np.abs(told(model, 0) - told(model, 1)).max() > 1e-3
 
 
 def test_means_tell_values_apart_from_how_many_there_are():

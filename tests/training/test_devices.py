@@ -63,9 +63,7 @@ def single(toy_tokens: Path) -> np.ndarray:
     return losses(toy_tokens, make(1, 1, 1))[0]
 
 
-@pytest.mark.parametrize(
-    "layout", [(2, 1, 1), (4, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 4), (2, 2, 2), (4, 2, 1), (1, 2, 4)], ids=str
-)
+@pytest.mark.parametrize("layout", [(8, 1, 1), (1, 8, 1), (4, 2, 1), (1, 2, 4), (2, 2, 2)], ids=str)
 def test_losses_do_not_depend_on_the_mesh(toy_tokens: Path, single: np.ndarray, layout: tuple[int, int, int]) -> None:
     assert single[-1] < single[0]
     values, params = losses(toy_tokens, make(*layout))

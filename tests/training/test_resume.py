@@ -66,14 +66,13 @@ def saving(workdir: Path) -> bool:
     return folder.is_dir() and any("tmp" in path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_anywhere_ends_in_the_same_bits(whole: Path, toy_tokens: Path, tmp_path: Path, workers: int) -> None:
+def test_killed_anywhere_ends_in_the_same_bits(whole: Path, toy_tokens: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     arguments = (
         *ARGUMENTS,
         f"--config.data.path={toy_tokens}",
         f"--workdir={workdir}",
-        f"--config.data.num_workers={workers}",
+        "--config.data.num_workers=2",  # the whole run has none
     )
     # Before the first checkpoint; while evaluating (its line is printed last before); after a checkpoint.
     assert kill_when(lambda line: line.startswith("step 3/"), *arguments)
