@@ -261,12 +261,16 @@ def test_another_site_is_judged_and_one_that_was_trained_on_is_not(made, tmp_pat
     recipe = behrt_recipe(min_count=2)
     prepare_tokens.prepare(tmp_path / "events", tmp_path / "tokens", recipe, fitted_from=made / "tokens")
     given = [f"--workdir={made / 'two'}", f"--labels={home}", "--events=", "--resamples=20"]
-    site = f"--site=second={tmp_path / 'tokens'},{tmp_path / 'events' / 'labels' / task}"
-    evaluate.main([*given, site, f"--output={tmp_path / 'out'}"])
+    rows = pl.concat([pl.read_parquet(p) for p in (tmp_path / "events" / "labels" / task).glob("*/*.parquet")])
+    rows.filter(~pl.col("boolean_value")).write_parquet(tmp_path / "never.parquet")
+    sites = {"second": tmp_path / "events" / "labels" / task, "never": tmp_path / "never.parquet"}
+    site = [f"--site={name}={tmp_path / 'tokens'},{labels}" for name, labels in sites.items()]
+    evaluate.main([*given, *site, f"--output={tmp_path / 'out'}"])
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    (found,) = told["robustness"]["sites"]
-    files = (tmp_path / "events" / "labels" / task).glob("*/*.parquet")
-    rows = pl.concat([pl.read_parquet(path) for path in files])
+    found, never = told["robustness"]["sites"]
+    # Where it never happens nothing is said of how well it is foreseen.
+    assert never["labels"] == (~rows["boolean_value"]).sum() and never["metric"]["value"] is None
+    assert never["metric"]["reason"] == "only one class"
     assert found["labels"] == len(rows) and found["subjects"] == rows["subject_id"].n_unique()
     assert found["name"] == "second" and 0 <= found["metric"]["value"] <= 1
     assert "they must be other people" in told["robustness"]["notes"][0]
