@@ -202,10 +202,11 @@ def _train(config: dict[str, Any], workdir: Path, sections: Sections) -> None:
 
     schedule = optimizer.make_schedule(sections.schedule, optimizing.learning_rate, num_steps)
     key = rng.key_for(config["seed"], "run")
-    shapes = jax.eval_shape(parts.init, key)
-    chosen = optimizer.make(optimizing, schedule, shapes)
     with jax.set_mesh(mesh):
-        fresh, like = state.create(lambda: parts.init(key), chosen, mesh)
+        init = partial(jax.jit(parts.init), key)  # traced once for all that follows
+        shapes = jax.eval_shape(init)
+        chosen = optimizer.make(optimizing, schedule, shapes)
+        fresh, like = state.create(init, chosen, mesh)
     fresh = initial.start_from(sections.start, fresh, dataset.vocabulary, parts.model.config)
     if first:
         workdirs.claim(workdir, config, dataset)

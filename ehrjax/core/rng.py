@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ def words(key: Array) -> Words:
     return drawn[0], drawn[1]
 
 
+# Compiled where they are called by themselves, and inlined where they are traced: a hash is a dozen small operations.
+@partial(jax.jit, static_argnames="shape", inline=True)
 def bits(words: Words, shape: tuple[int, ...]) -> UInt32[Array, " ..."]:
     """Random uint32 of `shape`; element i depends only on the two words and on its row-major index i.
 
@@ -51,6 +54,7 @@ def bits(words: Words, shape: tuple[int, ...]) -> UInt32[Array, " ..."]:
     return _mix(first, second, _index((1,) * outer + shape[outer:]))
 
 
+@partial(jax.jit, static_argnames="shape", inline=True)
 def split(words: Words, shape: tuple[int, ...]) -> Words:
     """Two words for each index of `shape`: independent streams, one an element."""
     first, second = words
@@ -59,6 +63,7 @@ def split(words: Words, shape: tuple[int, ...]) -> Words:
     return mixed, _mix(second, ~first, index)
 
 
+@partial(jax.jit, inline=True)
 def fold_in(words: Words, number: Array) -> Words:
     """The streams of `number` below each stream: as `jax.random.fold_in`, elementwise and cheap."""
     first, second = words

@@ -160,11 +160,13 @@ class Model(nn.Module):
 
         def of_first(size: int, weights: Any, given: Array, facts: Array, times: Array, segments: Array) -> Array:
             """The hidden states of the first visits of each row, and 0 for the others."""
-            vectors, scores, counts = jnp.split(given[:, :size, None], ends, axis=-1)
+            vectors, told = given[:, :size, : ends[0]], given[:, :size, None, ends[0] :]
             # With vectors of its own each sum has its part, otherwise all of them sum the same.
             vectors = vectors.reshape(rows, size, -1, config.embedding_dim)
-            summed = partial(fading_sums, rates=rates, times=times[:, :size], segments=segments[:, :size])
-            known = [jnp.arcsinh(summed(vectors)), summed(scores) / (summed(counts) + _DOUBT)]
+            told = jnp.broadcast_to(told, (*vectors.shape[:3], told.shape[-1]))
+            summed = fading_sums(jnp.concatenate([vectors, told], axis=-1), rates, times[:, :size], segments[:, :size])
+            summed, scores, counts = jnp.split(summed, (ends - wide + config.embedding_dim), axis=-1)
+            known = [jnp.arcsinh(summed), scores / (counts + _DOUBT)]
             known = jnp.concatenate([*(x.reshape(rows, size, -1) for x in known), facts[:, :size]], axis=-1)
             hidden = network.apply({"params": weights}, known, keys[1])
             hidden = jnp.concatenate([hidden, known.astype(hidden.dtype)], axis=-1) if shown else hidden

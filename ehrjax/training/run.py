@@ -55,8 +55,7 @@ class Parts:
         shapes = {"B L": (1, 8), "B S": (1, 8), "B N D": (1, 2, getattr(self.model.config, "note_dim", 0))}
         names = [name for name in self.fields if name not in SUPERVISION]
         example = {name: jnp.zeros(shapes[batches.FIELDS[name].axes], batches.FIELDS[name].device) for name in names}
-        variables = self.model.init(rng.key_for(key, "model"), example, deterministic=True)
-        outputs = jax.eval_shape(lambda v: self.model.apply(v, example, deterministic=True), variables)
+        outputs, variables = self.model.init_with_output(rng.key_for(key, "model"), example, deterministic=True)
         hidden = jnp.zeros((1, 1, outputs["hidden"].shape[-1]), jnp.float32)
         table = jnp.zeros(outputs["table"].shape, jnp.float32)
         head = self.objective.head().init(rng.key_for(key, "head"), hidden, table)

@@ -47,5 +47,6 @@ def test_the_same_bytes_and_the_same_refusals(toy_meds: Path, tmp_path: Path) ->
 
 
 def test_an_unknown_engine_is_refused(toy_meds: Path, tmp_path: Path) -> None:
-    said = refused("prepare", "tokens", RECIPE, f"--input={toy_meds}", f"--output={tmp_path / 'new'}", "--engine=dask")
+    given = f"--input={toy_meds}", f"--output={tmp_path / 'new'}"
+    said = refused("prepare", "tokens", RECIPE, *given, "--engine=dask", process=True)
     assert "choose local or spark" in said

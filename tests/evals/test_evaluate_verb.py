@@ -377,7 +377,8 @@ def test_bad_input(made, report, tmp_path):
         assert message in one_sentence([*arguments, out]), message
         assert not (tmp_path / "out").exists()
     # Once as a user meets it: exit code 2, no traceback.
-    assert "lacks predictions" in refused("evaluate", f"--predictions={tmp_path / 'few.parquet'}", labels, out)
+    said = refused("evaluate", f"--predictions={tmp_path / 'few.parquet'}", labels, out, process=True)
+    assert "lacks predictions" in said
 
 
 def one_sentence(arguments) -> str:

@@ -27,10 +27,10 @@ def base_words(prompt: prompts.Prompt, sample: int, seed: int) -> tuple[int, int
     return word & 0xFFFFFFFF, word >> 32
 
 
-def words(prompt: prompts.Prompt, sample: int, seed: int, drawn: int) -> tuple[np.ndarray, np.ndarray]:
-    """The randomness of one step of one trajectory, told again."""
-    pair = [np.array([word], np.uint32) for word in base_words(prompt, sample, seed)]
-    return rng.fold_in(rng.fold_in(pair, np.array([drawn])), jnp.uint32(1))
+def words(prompt: prompts.Prompt, sample: int, seed: int, drawn: np.ndarray) -> rng.Words:
+    """The randomness of some steps of one trajectory, told again."""
+    pair = tuple(np.array([word], np.uint32) for word in base_words(prompt, sample, seed))
+    return rng.fold_in(rng.fold_in(pair, drawn), jnp.uint32(1))
 
 
 def padded(fields: dict[str, np.ndarray], width: int) -> dict[str, np.ndarray]:
@@ -60,17 +60,14 @@ def logits_of(opened: runs.Run, fields: dict[str, np.ndarray], **changes: object
 def agree(logits: np.ndarray, opened: runs.Run, drawn: schedule.Trajectory, prompt, seed: int, settings) -> int:
     """Compares each drawn token with what these logits [N, V] would draw; returns how many were clear."""
     never = np.arange(logits.shape[1]) == opened.vocabulary.pad
-    scores = np.asarray(sampling.scores(jnp.where(never, -1e30, logits), settings))
-    clear = 0
-    for step, token in enumerate(drawn.tokens):
-        row = scores[step]
-        if settings.temperature:
-            row = row + np.asarray(sampling.noise(*words(prompt, drawn.sample, seed, step), len(row)))[0]
-        first, second = np.sort(row)[-2:][::-1]
-        if first - second > MARGIN:
-            assert token == row.argmax(), (drawn.prompt, drawn.sample, step)
-            clear += 1
-    return clear
+    scores = np.asarray(sampling.scores(jnp.where(never, -1e30, logits), settings))[: len(drawn.tokens)]
+    if settings.temperature:
+        pair = words(prompt, drawn.sample, seed, np.arange(len(drawn.tokens)))
+        scores = scores + np.asarray(sampling.noise(*pair, scores.shape[1]))
+    second, first = np.sort(scores)[:, -2:].T
+    clear = first - second > MARGIN
+    np.testing.assert_array_equal(np.asarray(drawn.tokens)[clear], scores.argmax(axis=1)[clear])
+    return clear.sum()
 
 
 @pytest.mark.parametrize("model", made.MODELS)

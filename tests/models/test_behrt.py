@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,7 @@ def pack(rows: list[list[dict[str, np.ndarray]]], length: int) -> dict[str, jnp.
     return {name: jnp.asarray(values) for name, values in batch.items()}
 
 
+@functools.cache
 def made(policy: precision.Policy = precision.FP32, **changes: object):
     """A model and its parameters, biases and scales moved off their initial zeros and ones."""
     model = behrt.Model(behrt.config_from({**SMALL, **changes}), policy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -34,8 +33,8 @@ def finished(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (("--config.objective.name=next",), "config.objective.name is 'next', which does not exist"),
         (("--config.model.num_heads=5",), "not divisible by model.num_heads 5"),
         (("--config.precision=fp8",), "precision is 'fp8'"),
-        (("--config.batch_size=6",), "batch_size=6 rows cannot be divided over 4 devices"),
-        (("--config.mesh.tensor=3",), "does not make the 4 devices"),
+        (("--config.batch_size=6",), "batch_size=6 rows cannot be divided over 8 devices"),
+        (("--config.mesh.tensor=3",), "does not make the 8 devices"),
         (("--config.optimizer.name=sgd",), "config.optimizer.name is 'sgd'"),
         (("--config.schedule.name=step",), "config.schedule.name is 'step'"),
         (("--config.data.context_length=256",), "longer than model.max_positions 128"),
@@ -50,7 +49,7 @@ def finished(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 )
 def test_refused(arguments: tuple, message: str, toy_tokens: Path, tmp_path: Path) -> None:
     data = () if "data.path" in arguments[0] else (f"--config.data.path={toy_tokens}",)
-    said = refused("train", *SMOKE, *data, *arguments, f"--workdir={tmp_path / 'run'}", devices=4)
+    said = refused("train", *SMOKE, *data, *arguments, f"--workdir={tmp_path / 'run'}")
     assert message in said
     assert not (tmp_path / "run" / "checkpoints").exists() and not (tmp_path / "run" / "config.json").exists()
 
@@ -73,9 +72,8 @@ def test_two_runs_in_one_workdir_are_refused(toy_tokens: Path, tmp_path: Path) -
 
 def test_a_changed_config_is_refused(finished: Path, toy_tokens: Path) -> None:
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
-    said = refused(
-        "train", *SMOKE, f"--config.data.path={toy_tokens}", f"--workdir={finished}", "--config.model.dropout=0.3"
-    )
+    arguments = (*SMOKE, f"--config.data.path={toy_tokens}", f"--workdir={finished}", "--config.model.dropout=0.3")
+    said = refused("train", *arguments, process=True)
     assert "model.dropout differ" in said
     assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
 
@@ -139,13 +137,20 @@ def test_a_full_disk_while_checkpointing(toy_tokens: Path, tmp_path: Path) -> No
     assert first.returncode == 0, first.stderr
     kept = sorted(p.name for p in (workdir / "checkpoints" / "last").iterdir())
 
+    program = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
+        "runpy.run_module('ehrjax.train', run_name='__main__')"
+    )
     result = subprocess.run(
-        [sys.executable, "-m", "ehrjax.train", *arguments],
+        [sys.executable, "-c", program, *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": ""},
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
+            "JAX_COMPILATION_CACHE_DIR": "",
+        },
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)),
     )
     assert result.returncode == 2, (result.stdout, result.stderr)
     assert "Traceback" not in result.stderr
