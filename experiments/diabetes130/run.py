@@ -234,9 +234,15 @@ def tell(told: dict[str, Any], output: Path, listed: dict[str, list[str]]) -> No
     """Prints how good the models are, and what pretraining adds."""
     from ehrjax.evals import seeds
 
+    def judged(split: str) -> dict[str, seeds.Mean]:
+        """What each label's predictions of a split are worth."""
+        predictions = output / "predictions"
+        return seeds.means(
+            {label: [predictions / name / f"{split}.parquet" for name in of] for label, of in listed.items()}
+        )
+
     metrics = {model["name"]: model["metrics"] for model in told["models"]}
-    files = {label: [output / "predictions" / name / "held_out.parquet" for name in of] for label, of in listed.items()}
-    found = seeds.means(files)
+    found = judged("held_out")
     print("| | AUROC | less boosted trees | average precision | Brier | calibration slope |")
     print("|---|---|---|---|---|---|")
     for label, mean in found.items():
@@ -245,6 +251,13 @@ def tell(told: dict[str, Any], output: Path, listed: dict[str, list[str]]) -> No
             every = [metrics[name][metric]["value"] for name in listed[label]]
             cells.append(f"{sum(every) / len(every):.{digits}f}")
         print(f"| {label} | " + " | ".join(cells) + " |")
+    # Trees are tuned there and networks stop there; but it tells how much so many labels can say.
+    tuning = judged("tuning")
+    print("\n| AUROC on tuning | | less boosted trees |\n|---|---|---|")
+    for label, mean in tuning.items():
+        print(
+            f"| {label} | {cell(mean.shown())} | {'' if label == BOOSTED else cell(mean.less(tuning[BOOSTED]), '+')} |"
+        )
     print("\n| difference of AUROC | |\n|---|---|")
     for name in PRETRAINED.values():
         gained = found[f"{name}, pretrained"].less(found[f"{name}, labels alone"])
