@@ -48,6 +48,11 @@ class Mean:
         return (self.value - base.value) / (best.value - base.value), *discrimination.interval(drawn)
 
 
+def over_folds(folds: Sequence[Mean]) -> Mean:
+    """The average of a model's AUROCs over folds, whose held-out subjects are others in each."""
+    return Mean(tuple(fold.value for fold in folds), np.mean([fold.drawn for fold in folds], axis=0))
+
+
 def means(models: Mapping[str, Sequence[str | Path]]) -> dict[str, Mean]:
     """The mean AUROC of each model.
 

@@ -51,13 +51,17 @@ def family(code: str) -> str:
     return code.split(SEPARATOR, 1)[0]
 
 
-def split_of(subject_ids: np.ndarray, *, seed: int = 0, fractions: tuple[float, float] = (0.8, 0.1)) -> np.ndarray:
+def split_of(
+    subject_ids: np.ndarray, *, seed: int = 0, fractions: tuple[float, float] = (0.8, 0.1), fold: int = 0
+) -> np.ndarray:
     """Assigns each subject to a split by a hash of its id, so that it never moves when others come or go.
 
     Args:
       subject_ids: [N] int64.
       seed: another seed gives another assignment.
       fractions: the shares of train and tuning; the rest is held_out.
+      fold: which of the parts, each as large as held_out, is held out, for cross-validation: by default 0 to 9. No
+        subject is in two.
 
     Returns:
       [N] array of 'train', 'tuning' or 'held_out'.
@@ -69,8 +73,10 @@ def split_of(subject_ids: np.ndarray, *, seed: int = 0, fractions: tuple[float, 
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))
-    u = (x >> np.uint64(11)).astype(np.float64) / float(1 << 53)
     train, tuning = fractions
+    whole = 1 << 53
+    turned = np.uint64(fold * round((1.0 - train - tuning) * whole) % whole)
+    u = (((x >> np.uint64(11)) + turned) % np.uint64(whole)).astype(np.float64) / float(whole)
     return np.where(u < train, TRAIN, np.where(u < train + tuning, TUNING, HELD_OUT))
 
 

@@ -21,7 +21,7 @@ from ehrjax.ingest import raw_files
 from ehrjax.ingest import uci_diabetes130_tables as uci
 from ehrjax.ingest.conversion import ByteProgress, Conversion, Progress, text_bytes
 from ehrjax.ingest.label_files import LabelFile
-from ehrjax.ingest.meds import VISIT_COLUMN
+from ehrjax.ingest.meds import VISIT_COLUMN, split_of
 from ehrjax.ingest.raw_csv import ROW, Kind
 from ehrjax.ingest.raw_tables import VISIT_FROM
 
@@ -29,6 +29,7 @@ TASK = "readmission_30d"
 NAMES = ("diabetic_data", "diabetic_data.dev")
 FIRST_ADMISSION = pl.datetime(2000, 1, 1, time_unit="us")
 DAYS_APART = 100
+FOLDS = 10
 # A row of short fields is a table of events that is so many times larger.
 WIDTH = 4
 PSEUDO_DATES = {
@@ -44,9 +45,11 @@ class Settings:
 
     Attributes:
       drop_expired: no label for a stay that ended in death or in hospice care (its events stay in the history).
+      fold: which tenth of the patients is held out, 0 to 9, for cross-validation.
     """
 
     drop_expired: bool = False
+    fold: int = 0
 
 
 def read(
@@ -69,6 +72,8 @@ def read(
     input = Path(input)
     if not input.is_dir():
         raise InputError(f"The folder {input} does not exist; name the folder that holds diabetic_data.csv.")
+    if not 0 <= settings.fold < FOLDS:
+        raise InputError(f"--fold is {settings.fold}; it must be from 0 to {FOLDS - 1}.")
     files.refuse_existing(output, what="MEDS dataset")
     paths = [path for name in NAMES for path in raw_files.find_table(input, name)]
     if len(paths) != 1:
@@ -87,6 +92,7 @@ def read(
             dataset_name="Diabetes 130-US hospitals 1999-2008",
             dataset_version="UCI 296",
             text_bytes=WIDTH * text_bytes(paths),
+            splits=order.splits(settings.fold),
         )
         with LabelFile(folder, TASK, "boolean_value") as labels:
             batches = raw_files.read_batches(path, uci.COLUMNS, on_bytes=report.during("diabetic_data"))
@@ -122,9 +128,15 @@ class _Order:
         usable = rows.drop_nulls().unique("encounter_id", keep="first", maintain_order=True)
         usable = usable.sort("patient_nbr", "encounter_id")
         number = usable.select(pl.int_range(pl.len()).over("patient_nbr"))
+        self._patients = usable["patient_nbr"].unique(maintain_order=True)
         self._number = np.full(len(rows), -1, np.int64)
         self._number[usable[ROW].to_numpy()] = number.to_series().to_numpy()
         report.finished("order of the stays", path.stat().st_size)
+
+    def splits(self, fold: int) -> pl.DataFrame:
+        """subject_id and split of each patient."""
+        split = split_of(self._patients.to_numpy(), fold=fold)
+        return pl.DataFrame({"subject_id": self._patients.cast(pl.Int64), "split": split})
 
     def attach(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Adds `number`: 0 for a patient's first stay; -1 where the row has no ids or repeats a stay."""

@@ -1,6 +1,7 @@
 """Readmission within 30 days on UCI Diabetes 130: pretrained and plain models beside linear and boosted baselines.
 
     python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=2] [--pretrain=3] [--parallel=2]
+        [--folds=1]
 
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
 in death or in hospice care have no label. BEHRT, GPT-2 and fading sums are pretrained on the stays of train (masked
@@ -8,7 +9,8 @@ codes, next token, codes of the next stay) and fine-tuned, and also trained on t
 labels alone. BEHRT and GPT-2 have two seeds (one on the labels alone), fading sums three of both. The mean log odds of
 all fading sums are an entry of their own, and so are those of all models, and of fading sums and boosted trees.
 One report compares them all with baselines from counts, by sex, race and age band; what is printed are the tables of
-README.md. Steps that are finished in --work are not done again.
+README.md. With --folds=N another tenth of the patients is held out in each of N folds (10: each patient once), and what
+is printed at last are the means over folds. Steps that are finished in --work are not done again.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from ehrjax.core.side_by_side import at_once, verb
+
+if TYPE_CHECKING:
+    from ehrjax.evals.seeds import Mean
 
 TASK = "readmission_30d"
 PRETRAINED = {"behrt": "BEHRT", "gpt2": "GPT-2", "fading": "fading sums"}
@@ -87,12 +92,12 @@ def train(folder: Path, *arguments: object) -> Path:
     return folder
 
 
-def prepared(work: Path, data: str) -> None:
-    """Events, labels and tokens."""
+def prepared(work: Path, data: str, fold: int) -> None:
+    """Events, labels and tokens; fold: which tenth of the patients is held out."""
     if not (work / "events").exists():
         verb(
             "ehrjax.prepare", "events", "--source=uci-diabetes130", f"--input={data}", f"--output={work / 'events'}",
-            "--drop_expired=true",
+            "--drop_expired=true", f"--fold={fold}",
         )  # fmt: skip
     if not (work / "tokens").exists():
         # Rare codes are learnt by heart; deciles would make one token of all with three and more stays the year before.
@@ -230,19 +235,17 @@ def cell(found: tuple[float, float, float], sign: str = "") -> str:
     return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
-def tell(told: dict[str, Any], output: Path, listed: dict[str, list[str]]) -> None:
-    """Prints how good the models are, and what pretraining adds."""
+def judged(output: Path, listed: dict[str, list[str]], split: str) -> dict[str, Mean]:
+    """What each model's predictions of a split are worth."""
     from ehrjax.evals import seeds
 
-    def judged(split: str) -> dict[str, seeds.Mean]:
-        """What each label's predictions of a split are worth."""
-        predictions = output / "predictions"
-        return seeds.means(
-            {label: [predictions / name / f"{split}.parquet" for name in of] for label, of in listed.items()}
-        )
+    files = {label: [output / "predictions" / name / f"{split}.parquet" for name in of] for label, of in listed.items()}
+    return seeds.means(files)
 
+
+def tell(told: dict[str, Any], found: dict[str, Mean], listed: dict[str, list[str]]) -> None:
+    """Prints how good the models are on the held-out patients."""
     metrics = {model["name"]: model["metrics"] for model in told["models"]}
-    found = judged("held_out")
     print("| | AUROC | less boosted trees | average precision | Brier | calibration slope |")
     print("|---|---|---|---|---|---|")
     for label, mean in found.items():
@@ -251,13 +254,19 @@ def tell(told: dict[str, Any], output: Path, listed: dict[str, list[str]]) -> No
             every = [metrics[name][metric]["value"] for name in listed[label]]
             cells.append(f"{sum(every) / len(every):.{digits}f}")
         print(f"| {label} | " + " | ".join(cells) + " |")
-    # Trees are tuned there and networks stop there; but it tells how much so many labels can say.
-    tuning = judged("tuning")
-    print("\n| AUROC on tuning | | less boosted trees |\n|---|---|---|")
-    for label, mean in tuning.items():
+
+
+def tell_means(found: dict[str, Mean], title: str) -> None:
+    """Prints the AUROC of the models on some patients."""
+    print(f"\n| {title} | | less boosted trees |\n|---|---|---|")
+    for label, mean in found.items():
         print(
-            f"| {label} | {cell(mean.shown())} | {'' if label == BOOSTED else cell(mean.less(tuning[BOOSTED]), '+')} |"
+            f"| {label} | {cell(mean.shown())} | {'' if label == BOOSTED else cell(mean.less(found[BOOSTED]), '+')} |"
         )
+
+
+def tell_differences(found: dict[str, Mean]) -> None:
+    """Prints what pretraining adds, and what the models add to linear counts."""
     print("\n| difference of AUROC | |\n|---|---|")
     for name in PRETRAINED.values():
         gained = found[f"{name}, pretrained"].less(found[f"{name}, labels alone"])
@@ -291,21 +300,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(epochs=2, pretrain=3, parallel=2).items():
+    for name, default in dict(epochs=2, pretrain=3, parallel=2, folds=1).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
+    begun, folds = time.monotonic(), []
+    for fold in range(args.folds):
+        folds.append(held_out(work / f"fold-{fold}" if fold else work, fold, args))
+    if args.folds > 1:
+        from ehrjax.evals import seeds
+
+        found = {label: seeds.over_folds([fold[label] for fold in folds]) for label in folds[0]}
+        print(f"\nmeans of {args.folds} folds")
+        tell_means(found, "AUROC")
+        tell_differences(found)
+    print(f"\n{(time.monotonic() - begun) / 60:.0f} minutes in all")
+
+
+def held_out(work: Path, fold: int, args: argparse.Namespace) -> dict[str, Mean]:
+    """Trains, reports and prints with one tenth of the patients held out; returns what the models are worth there."""
     work.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
-    prepared(work, args.data)
+    prepared(work, args.data, fold)
     output, listed = reported(work, trained(work, args)), models()
     told = json.loads((output / "metrics.json").read_text())["result"]
+    found = judged(output, listed, "held_out")
     print(f"{told['labels']:,} labels of {told['subjects']:,} patients, {told['positives']:,} positive\n")
-    tell(told, output, listed)
+    tell(told, found, listed)
+    # Trees are tuned there and networks stop there; but it tells how much so many labels can say.
+    tell_means(judged(output, listed, "tuning"), "AUROC on tuning")
+    tell_differences(found)
     shown = {label: of[0] for label, of in listed.items() if label in SHOWN}
     tell_groups(told, shown)
     tell_calibration(told, shown)
-    print(f"\n{(time.monotonic() - begun) / 60:.0f} minutes in all; report: {output / 'index.html'}")
+    print(f"\nreport: {output / 'index.html'}", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -79,3 +79,17 @@ def test_files_of_other_labels_are_refused(files, tmp_path):
     prediction_files.write(tmp_path / "numbers.parquet", numbers)
     with pytest.raises(InputError, match="no yes-or-no"):
         seeds.means({"numbers": [tmp_path / "numbers.parquet"]})
+
+
+def test_four_folds_have_half_the_interval_of_one(tmp_path):
+    """The interval of four folds is half as wide as that of one."""
+    rng, folds = np.random.default_rng(3), []
+    for fold in range(4):
+        truth = rng.random(ROWS) < 0.4
+        path = written(
+            tmp_path, f"fold_{fold}", 1 / (1 + np.exp(-(truth + rng.normal(size=ROWS)))), truth, np.arange(ROWS)
+        )
+        folds.append(seeds.means({"model": [path]})["model"])
+    found = seeds.over_folds(folds)
+    assert found.value == pytest.approx(np.mean([fold.value for fold in folds]), abs=1e-12)
+    assert np.std(found.drawn) == pytest.approx(np.mean([np.std(fold.drawn) for fold in folds]) / 2, rel=0.15)

@@ -16,7 +16,7 @@ from ehrjax.core.errors import InputError
 from ehrjax.data import prepare_tokens
 from ehrjax.ingest import conversion, raw_csv
 from ehrjax.ingest import uci_diabetes130 as reader
-from ehrjax.ingest.meds import open_dataset
+from ehrjax.ingest.meds import open_dataset, split_of
 from ehrjax.vocab.recipe import Recipe
 from tests.ingest import uci_diabetes130_layout as layout
 from tests.ingest.meds_checks import check_accounting, check_meds, digests, events_in, labels_in, refusal, until
@@ -119,6 +119,18 @@ def test_expired_and_hospice_stays_can_be_left_without_a_label(tmp_path):
     assert account["rows_set_aside"] == {"the stay ended in death or hospice care": gone} and gone
     assert account["labels"] == len(frame) - gone == len(labels_in(tmp_path / "meds", "readmission_30d"))
     assert summary["tables"]["diabetic_data"]["rows_emitted"] == len(frame), "their events stay"
+
+
+def test_every_patient_is_held_out_in_one_of_ten_folds(tmp_path):
+    frame, parts = layout.generate(4, patients=60), []
+    for fold in range(reader.FOLDS):
+        convert(frame, tmp_path / str(fold), fold=fold)
+        parts.append(pl.read_parquet(tmp_path / str(fold) / "meds" / "metadata" / "subject_splits.parquet"))
+    held = pl.concat(parts).filter(pl.col("split") == "held_out")["subject_id"]
+    assert held.sort().to_list() == sorted(frame["patient_nbr"].cast(pl.Int64).unique())
+    assert parts[0]["split"].to_list() == split_of(parts[0]["subject_id"].to_numpy()).tolist()
+    with pytest.raises(InputError, match="--fold is 10; it must be from 0 to 9"):
+        convert(frame, tmp_path / "more", fold=10)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
