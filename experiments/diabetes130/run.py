@@ -174,7 +174,7 @@ def runs(work: Path, model: str, seed: int, args: argparse.Namespace) -> dict[st
     if model == "visit_lstm":
         size = ("embedding_dim=128", "visit_dim=128", "hidden_dim=128", "num_layers=1")
         given = "configs/visit_lstm.py", *(f"--config.model.{setting}" for setting in size), DROPOUT[-1]
-        return {"visit_lstm_labels_alone_0": supervised(work, "visit_lstm", seed, args, *given)}
+        return {f"visit_lstm_labels_alone_{seed}": supervised(work, "visit_lstm", seed, args, *given)}
     start = pretrained(work, model, seed, args)
     epochs = f"--config.num_epochs={args.epochs * PASSES[model]}"
     given = "configs/finetune.py", f"--config.init.checkpoint={start}", epochs, *FINETUNING[model]
