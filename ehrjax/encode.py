@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ehrjax.core import memory
 from ehrjax.core.errors import InputError, exits_cleanly
 
 
@@ -169,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a verb."""
+    memory.keep_freed()
     args = _parser().parse_args(argv)
     args.function(args)
 

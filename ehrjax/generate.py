@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ehrjax.core import progress
+from ehrjax.core import memory, progress
 from ehrjax.core.errors import InputError, exits_cleanly
 
 
@@ -237,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
+    memory.keep_freed()
     generate(_parser().parse_args(argv if argv is not None else sys.argv[1:]))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrjax.core import config as configs
-from ehrjax.core import files
+from ehrjax.core import files, memory
 from ehrjax.core.errors import InputError, exits_cleanly
 
 
@@ -43,6 +43,7 @@ def _default_workdir(argv: Sequence[str]) -> Path:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains, then writes the report."""
+    memory.keep_freed()
     args, rest = _parser().parse_known_args(argv)
     if args.yaml:
         if rest:
