@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 # Libraries that would take all cores, whatever their share.
@@ -58,3 +59,22 @@ def verb(*arguments: object, environment: Mapping[str, str] | None = None) -> No
     subprocess.run(command, check=True, env={**os.environ, **(environment or {}), **threads})
     told = [part for part in map(str, arguments) if part.startswith(("--workdir", "--output"))]
     print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {' '.join(told[-1:])}", flush=True)
+
+
+def trained(folder: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> Path:
+    """The run of `ehrjax.train` with some arguments, at its end; one that is there is taken as it is.
+
+    Args:
+      folder: of the run.
+      arguments: all but the folder.
+      environment: variables beside those of this process.
+
+    Raises:
+      subprocess.CalledProcessError: the command failed.
+      InterruptedError: it was told to stop before its end (it has saved what it had, and goes on from there).
+    """
+    if not (folder / "final.json").exists():
+        verb("ehrjax.train", *arguments, f"--workdir={folder}", environment=environment)
+        if not (folder / "final.json").exists():
+            raise InterruptedError(f"{folder} was stopped before its end; start again to go on from there")
+    return folder

@@ -21,7 +21,7 @@ class Mean:
     """The AUROC of a model, averaged over its seeds.
 
     Attributes:
-      seeds: that of each seed.
+      seeds: that of each seed; in a mean over folds, that of each fold.
       drawn: [resamples] the average in each resample of subjects; those of two models that were compared in one go are
         paired.
     """
@@ -44,8 +44,10 @@ class Mean:
 
     def closed(self, base: Mean, best: Mean) -> Shown:
         """The share of the gap between two others that this one closes."""
-        drawn = (self.drawn - base.drawn) / (best.drawn - base.drawn)
-        return (self.value - base.value) / (best.value - base.value), *discrimination.interval(drawn)
+        with np.errstate(divide="ignore", invalid="ignore"):  # without a gap there is no share of it
+            value = np.divide(self.value - base.value, best.value - base.value)
+            drawn = (self.drawn - base.drawn) / (best.drawn - base.drawn)
+        return float(value), *discrimination.interval(np.where(np.isfinite(drawn), drawn, np.nan))
 
 
 def over_folds(folds: Sequence[Mean]) -> Mean:
@@ -53,17 +55,20 @@ def over_folds(folds: Sequence[Mean]) -> Mean:
     return Mean(tuple(fold.value for fold in folds), np.mean([fold.drawn for fold in folds], axis=0))
 
 
-def means(models: Mapping[str, Sequence[str | Path]]) -> dict[str, Mean]:
+def means(models: Mapping[str, Sequence[str | Path]], *, seed: int = 0) -> dict[str, Mean]:
     """The mean AUROC of each model.
 
     Args:
       models: a model's name -> files of predictions (yes or no), one a seed; all of the same labels in the same order,
         as a report writes them.
+      seed: draws the resamples; those of different folds want different ones.
 
     Raises:
-      InputError: a file cannot be read, is not of yes or no, or two are of different labels.
+      InputError: there is no file, one cannot be read or is not of yes or no, or two are of different labels.
     """
     paths = [Path(path) for given in models.values() for path in given]
+    if not paths:
+        raise InputError("No file of predictions is named.")
     read = [prediction_files.read(path) for path in paths]
     for path, own in zip(paths, read):
         if own.target.kind != "yes_no" or own.truth is None:
@@ -71,7 +76,9 @@ def means(models: Mapping[str, Sequence[str | Path]]) -> dict[str, Mean]:
         if not own.keys.equals(read[0].keys):
             raise InputError(f"{path} and {paths[0]} are of different labels; take both from one report.")
     truth, subjects = read[0].truth[:, 0] > 0, read[0].keys["subject_id"].to_numpy()
-    found, drawn = discrimination.aurocs(truth, np.stack([own.values[:, 0] for own in read]), subjects)
+    found, drawn = discrimination.aurocs(truth, np.stack([own.values[:, 0] for own in read]), subjects, seed=seed)
+    if len(np.unique(subjects)) < 2:  # whom resampling cannot vary
+        drawn = np.full_like(drawn, np.nan)
     rows = iter(zip(found, drawn))
     made = {}
     for name, given in models.items():

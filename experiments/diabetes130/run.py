@@ -1,16 +1,16 @@
 """Readmission within 30 days on UCI Diabetes 130: pretrained and plain models beside linear and boosted baselines.
 
     python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=2] [--pretrain=3] [--parallel=2]
-        [--folds=1]
+        [--seeds=1] [--folds=1]
 
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
 in death or in hospice care have no label. BEHRT, GPT-2 and fading sums are pretrained on the stays of train (masked
 codes, next token, codes of the next stay) and fine-tuned, and also trained on the labels alone; a visit LSTM on the
-labels alone. BEHRT and GPT-2 have two seeds (one on the labels alone), fading sums three of both. The mean log odds of
-all fading sums are an entry of their own, and so are those of all models, and of fading sums and boosted trees.
-One report compares them all with baselines from counts, by sex, race and age band; what is printed are the tables of
-README.md. With --folds=N another tenth of the patients is held out in each of N folds (10: each patient once), and what
-is printed at last are the means over folds. Steps that are finished in --work are not done again.
+labels alone, each with --seeds seeds. The mean log odds of all of them are an entry of their own, and so is the mean of
+that and boosted trees. One report compares them all with baselines from counts, by sex, race and age band; what is
+printed are the tables of README.md. With --folds=N another tenth of the patients is held out in each of N folds (10:
+each patient once), and what is printed at last are the means over folds. Steps that are finished in --work are not done
+again.
 """
 
 from __future__ import annotations
@@ -25,24 +25,18 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ehrjax.core.side_by_side import at_once, verb
+from ehrjax.core.side_by_side import at_once, trained, verb
 
 if TYPE_CHECKING:
     from ehrjax.evals.seeds import Mean
 
 TASK = "readmission_30d"
 PRETRAINED = {"behrt": "BEHRT", "gpt2": "GPT-2", "fading": "fading sums"}
-# How many seeds are pretrained and fine-tuned, and how many are trained on the labels alone.
-SEEDS = {"fading": (3, 3), "visit_lstm": (0, 1), "behrt": (2, 1), "gpt2": (2, 1)}
 TREES, BOOSTED = "counts_gbm", "counts, boosted trees"
-FADING_TOGETHER, TOGETHER, WITH_TREES = "fading_together", "all_together", "fading_with_trees"
-ENTRIES = {
-    FADING_TOGETHER: "all fading sums, together",
-    TOGETHER: "all models but trees and counts, together",
-    WITH_TREES: "all fading sums together, with boosted trees",
-}
+TOGETHER, WITH_TREES = "all_together", "all_with_trees"
+ENTRIES = {TOGETHER: "all networks, together", WITH_TREES: "all networks together, with boosted trees"}
 # Whose groups and calibration are printed; the report has those of all.
-SHOWN = (BOOSTED, ENTRIES[FADING_TOGETHER], ENTRIES[WITH_TREES])
+SHOWN = (BOOSTED, *ENTRIES.values())
 CONTEXT = ("--config.data.context_length=256", "--config.data.max_segments=32", "--config.batch_size=16")
 SMALL = {
     "behrt": (
@@ -85,13 +79,6 @@ FINETUNING = {
 QUIET = ("--config.report.enabled=False", "--config.tensorboard=False", "--config.log_every=100")
 
 
-def train(folder: Path, *arguments: object) -> Path:
-    """The run of these arguments; one that is finished, maybe on another machine, is taken as it is."""
-    if not (folder / "final.json").exists():
-        verb("ehrjax.train", *arguments, f"--workdir={folder}")
-    return folder
-
-
 def prepared(work: Path, data: str, fold: int) -> None:
     """Events, labels and tokens; fold: which tenth of the patients is held out."""
     if not (work / "events").exists():
@@ -131,7 +118,7 @@ def ages(work: Path) -> Path:
 
 def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> Path:
     """A model that knows the stays of train, and no label."""
-    return train(
+    return trained(
         work / f"{model}-pretrained-{seed}",
         f"--config=configs/{model}.py",
         f"--config.data.path={work / 'tokens'}",
@@ -149,7 +136,7 @@ def pretrained(work: Path, model: str, seed: int, args: argparse.Namespace) -> P
 
 def supervised(work: Path, name: str, seed: int, args: argparse.Namespace, config: str, *given: str) -> Path:
     """A model trained on the labels, by which it also stops; the settings given stand above those of all."""
-    return train(
+    return trained(
         work / f"{name}-{seed}",
         f"--config={config}",
         f"--config.data.path={work / 'tokens'}",
@@ -180,15 +167,15 @@ def runs(work: Path, model: str, seed: int, args: argparse.Namespace) -> dict[st
     given = "configs/finetune.py", f"--config.init.checkpoint={start}", epochs, *FINETUNING[model]
     # The same model and head from random parameters.
     plain = (*given, "--config.init.skip=('head/','model/')")
-    found = {f"{model}_pretrained_{seed}": supervised(work, f"{model}-finetuned", seed, args, *given)}
-    if seed < SEEDS[model][1]:
-        found[f"{model}_labels_alone_{seed}"] = supervised(work, f"{model}-plain", seed, args, *plain)
-    return found
+    return {
+        f"{model}_pretrained_{seed}": supervised(work, f"{model}-finetuned", seed, args, *given),
+        f"{model}_labels_alone_{seed}": supervised(work, f"{model}-plain", seed, args, *plain),
+    }
 
 
-def trained(work: Path, args: argparse.Namespace) -> dict[str, Path]:
+def every_run(work: Path, args: argparse.Namespace) -> dict[str, Path]:
     """All supervised runs, a few models at a time."""
-    pairs = [(model, seed) for model in SEEDS for seed in range(max(SEEDS[model]))]
+    pairs = [(model, seed) for seed in range(args.seeds) for model in (*PRETRAINED, "visit_lstm")]
     found = at_once(args.parallel, [partial(runs, work, *pair, args) for pair in pairs])
     return {name: run for named in found for name, run in named.items()}
 
@@ -196,7 +183,6 @@ def trained(work: Path, args: argparse.Namespace) -> dict[str, Path]:
 def reported(work: Path, named: dict[str, Path]) -> Path:
     """The report on all runs and baselines; one that is there is not made again."""
     output = work / "report"
-    fading = ",".join(name for name in named if name.startswith("fading"))
     if not output.exists():
         verb(
             "ehrjax.evaluate",
@@ -204,27 +190,26 @@ def reported(work: Path, named: dict[str, Path]) -> Path:
             f"--labels={work / 'events' / 'labels' / TASK}",
             f"--events={work / 'events'}",
             f"--groups={ages(work)}:age_band",
-            f"--together={FADING_TOGETHER}={fading}",
             f"--together={TOGETHER}={','.join(named)}",
-            f"--together={WITH_TREES}={FADING_TOGETHER},{TREES}",
+            f"--together={WITH_TREES}={TOGETHER},{TREES}",
             f"--reference={TREES}",
             f"--output={output}",
         )
     return output
 
 
-def models() -> dict[str, list[str]]:
+def models(seeds: int) -> dict[str, list[str]]:
     """What the table calls a model -> its entries in the report, one a seed."""
+
+    def each(name: str) -> list[str]:
+        return [f"{name}_{seed}" for seed in range(seeds)]
+
     return {
         "counts, linear": ["counts_lr"],
         BOOSTED: [TREES],
-        **{
-            f"{name}, pretrained": [f"{m}_pretrained_{s}" for s in range(SEEDS[m][0])] for m, name in PRETRAINED.items()
-        },
-        **{
-            f"{name}, labels alone": [f"{m}_labels_alone_{s}" for s in range(SEEDS[m][1])]
-            for m, name in {**PRETRAINED, "visit_lstm": "visit LSTM"}.items()
-        },
+        **{f"{name}, pretrained": each(f"{model}_pretrained") for model, name in PRETRAINED.items()},
+        **{f"{name}, labels alone": each(f"{model}_labels_alone") for model, name in PRETRAINED.items()},
+        "visit LSTM, labels alone": each("visit_lstm_labels_alone"),
         **{label: [entry] for entry, label in ENTRIES.items()},
     }
 
@@ -235,12 +220,12 @@ def cell(found: tuple[float, float, float], sign: str = "") -> str:
     return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
-def judged(output: Path, listed: dict[str, list[str]], split: str) -> dict[str, Mean]:
+def judged(output: Path, listed: dict[str, list[str]], split: str, fold: int) -> dict[str, Mean]:
     """What each model's predictions of a split are worth."""
     from ehrjax.evals import seeds
 
     files = {label: [output / "predictions" / name / f"{split}.parquet" for name in of] for label, of in listed.items()}
-    return seeds.means(files)
+    return seeds.means(files, seed=fold)
 
 
 def tell(told: dict[str, Any], found: dict[str, Mean], listed: dict[str, list[str]]) -> None:
@@ -300,7 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(epochs=2, pretrain=3, parallel=2, folds=1).items():
+    for name, default in dict(epochs=2, pretrain=3, parallel=2, seeds=1, folds=1).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
@@ -321,13 +306,13 @@ def held_out(work: Path, fold: int, args: argparse.Namespace) -> dict[str, Mean]
     """Trains, reports and prints with one tenth of the patients held out; returns what the models are worth there."""
     work.mkdir(parents=True, exist_ok=True)
     prepared(work, args.data, fold)
-    output, listed = reported(work, trained(work, args)), models()
+    output, listed = reported(work, every_run(work, args)), models(args.seeds)
     told = json.loads((output / "metrics.json").read_text())["result"]
-    found = judged(output, listed, "held_out")
+    found = judged(output, listed, "held_out", fold)
     print(f"{told['labels']:,} labels of {told['subjects']:,} patients, {told['positives']:,} positive\n")
     tell(told, found, listed)
     # Trees are tuned there and networks stop there; but it tells how much so many labels can say.
-    tell_means(judged(output, listed, "tuning"), "AUROC on tuning")
+    tell_means(judged(output, listed, "tuning", fold), "AUROC on tuning")
     tell_differences(found)
     shown = {label: of[0] for label, of in listed.items() if label in SHOWN}
     tell_groups(told, shown)

@@ -35,6 +35,17 @@ def test_each_job_has_its_share_and_results_keep_their_order(tmp_path, monkeypat
     assert {line for line in told.splitlines() if line.startswith("cores")} <= sizes and told.count("took 0.") == 4
 
 
+def test_a_run_that_was_stopped_before_its_end_is_no_result(tmp_path, monkeypatch) -> None:
+    asked, run = [], tmp_path / "run"
+    monkeypatch.setattr(side_by_side, "verb", lambda *arguments, environment: asked.append(arguments))
+    with pytest.raises(InterruptedError, match="stopped before its end"):
+        side_by_side.trained(run, "--config=c")
+    run.mkdir()
+    (run / "final.json").touch()
+    assert side_by_side.trained(run, "--config=c") == run
+    assert asked == [("ehrjax.train", "--config=c", f"--workdir={run}")]
+
+
 def test_a_command_that_fails_is_an_error(tmp_path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         at_once(1, [lambda: side_by_side.verb("json.tool", tmp_path / "none")])

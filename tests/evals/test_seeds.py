@@ -70,6 +70,17 @@ def test_differences_and_shares_are_paired(files):
     assert share == pytest.approx((good.value - base.value) / (best.value - base.value)) and low < share < high
 
 
+def test_what_cannot_be_said_is_not_said(files, tmp_path):
+    found = seeds.means(files[1])
+    value, low, high = found["good"].closed(found["base"], found["base"])
+    assert not np.isfinite(value) and low is None and high is None
+    one = written(tmp_path, "one", np.linspace(0.1, 0.9, 20), np.arange(20) % 3 == 0, np.zeros(20, np.int64))
+    value, low, high = seeds.means({"one": [one]})["one"].shown()
+    assert 0 < value < 1 and low is None and high is None
+    with pytest.raises(InputError, match="No file"):
+        seeds.means({})
+
+
 def test_files_of_other_labels_are_refused(files, tmp_path):
     _, made, truth, subjects = files
     other = written(tmp_path, "other", np.full(ROWS, 0.5), truth, subjects + 1)
@@ -89,7 +100,7 @@ def test_four_folds_have_half_the_interval_of_one(tmp_path):
         path = written(
             tmp_path, f"fold_{fold}", 1 / (1 + np.exp(-(truth + rng.normal(size=ROWS)))), truth, np.arange(ROWS)
         )
-        folds.append(seeds.means({"model": [path]})["model"])
+        folds.append(seeds.means({"model": [path]}, seed=fold)["model"])
     found = seeds.over_folds(folds)
     assert found.value == pytest.approx(np.mean([fold.value for fold in folds]), abs=1e-12)
     assert np.std(found.drawn) == pytest.approx(np.mean([np.std(fold.drawn) for fold in folds]) / 2, rel=0.15)
