@@ -10,8 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ehrjax.core import memory
 from ehrjax.core.errors import InputError, exits_cleanly
 from ehrjax.evals.settings import BY_LABELS, LINEAR, PROBES, SHOTS, WHERE_POSSIBLE
+
+# A file system's names are of 255 bytes, and to ours something may be added.
+_LONGEST_NAME = 60
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -87,7 +91,7 @@ def _named(given: Sequence[str]) -> dict[str, str]:
 def _name(name: str, text: str) -> str:
     """The name of a model, as a folder can have it."""
     name = re.sub(r"[^\w.-]+", "_", name)
-    if not re.search(r"\w", name):
+    if not re.search(r"\w", name) or len(name) > _LONGEST_NAME:
         raise InputError(f"{text!r} has no name that a folder could have; write NAME=PATH, or --together=NAME=A,B.")
     return name
 
@@ -107,7 +111,10 @@ def _groups(text: str) -> tuple[str, tuple[str, ...]]:
     path, _, columns = text.rpartition(":")
     if not path or not columns:
         raise InputError(f"--groups is {text!r}; write FILE:COLUMN,COLUMN.")
-    return path, tuple(columns.split(","))
+    chosen = tuple(columns.split(","))
+    if wrong := [name for name in chosen if chosen.count(name) > 1 or name in ("subject_id", "prediction_time", "")]:
+        raise InputError(f"--groups names {wrong[0]!r}; name columns of groups, each once.")
+    return path, chosen
 
 
 def _together(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -233,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the verb."""
+    memory.keep_freed()
     evaluate(_parser().parse_args(argv if argv is not None else sys.argv[1:]))
 
 

@@ -180,11 +180,13 @@ def locked(folder: str | Path, *, what: str) -> Iterator[None]:
 
 
 def refuse_existing(path: str | Path, *, what: str) -> None:
-    """Raises InputError where `path` exists and is not an empty folder: outputs never overwrite."""
+    """Raises InputError where `path` exists and is not an empty folder, or has no name: outputs never overwrite."""
     path = Path(path)
+    if not path.name or path.name == "..":
+        raise InputError(f"{str(path)!r} does not say what the folder for the {what} is to be called; name one.")
     if path.is_dir() and not any(path.iterdir()):
         return
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise InputError(f"{path} already exists; remove it or name another folder for the {what}.")
 
 

@@ -15,7 +15,7 @@ from ehrjax.evals.prediction_files import Predictions
 from ehrjax.metrics import calibration, discrimination, recalibration, suites, thresholds
 from ehrjax.metrics.bootstrap import Resamples, ratio
 
-# A group is too small to say anything about with fewer subjects, or fewer labels of either answer.
+# A group is too small to say anything about with fewer subjects, or fewer subjects of the rarest answer.
 FEW_SUBJECTS, FEW_EACH = 50, 10
 # With less between counts and the best possible, the share of it that a model closes means nothing.
 LEAST_GAP = 0.03
@@ -113,9 +113,9 @@ def compare(
         },
     }
     if kind == "yes_no":
-        yes = first.truth[:, 0] > 0
-        result["positives"] = int(yes.sum())
-        result["subjects_of_the_rarer_answer"] = min(len(np.unique(subjects[yes])), len(np.unique(subjects[~yes])))
+        result["positives"] = int((first.truth[:, 0] > 0).sum())
+    if (rarest := subjects_of_the_rarest_answer(first)) is not None:
+        result["subjects_of_the_rarest_answer"] = rarest
     result["groups"], result["gaps"] = by_group(entries, groups or {}, drawn, context)
     result["oracle"] = oracle(entries, measured, reference, primary)
     return result
@@ -287,13 +287,27 @@ def by_group(
 
 def group_size(made: Predictions, chosen: np.ndarray) -> dict[str, Any]:
     """How many labels and subjects a group has, of yes or no how many yes, and whether that is too few to say."""
-    subjects = int(len(np.unique(made.keys["subject_id"].to_numpy()[chosen])))
+    own = subset(made, chosen)
+    subjects = int(own.keys["subject_id"].n_unique())
     size: dict[str, Any] = {"labels": int(len(chosen)), "subjects": subjects}
-    few = subjects < FEW_SUBJECTS
     if made.target.kind == "yes_no":
-        size["positives"] = int(made.truth[chosen, 0].sum())
-        few |= min(size["positives"], len(chosen) - size["positives"]) < FEW_EACH
-    return {**size, "too_small": bool(few)}
+        size["positives"] = int(own.truth[:, 0].sum())
+    rarest = subjects_of_the_rarest_answer(own)
+    return {**size, "too_small": bool(subjects < FEW_SUBJECTS or (rarest is not None and rarest < FEW_EACH))}
+
+
+def subjects_of_the_rarest_answer(made: Predictions) -> int | None:
+    """How many subjects have it: the rarer of yes and no, the rarest class that is there, or an event; else None.
+
+    Intervals from so few are too narrow, since no resample draws anybody else.
+    """
+    subjects, truth = made.keys["subject_id"].to_numpy(), made.truth
+    answers = {
+        "yes_no": lambda: [truth[:, 0] > 0, truth[:, 0] <= 0],
+        "classes": lambda: [truth[:, 0] == one for one in np.unique(truth[:, 0])],
+        "time": lambda: [truth[:, 1] > 0],
+    }.get(made.target.kind)
+    return None if answers is None else min(len(np.unique(subjects[rows])) for rows in answers())
 
 
 def gap(measures: Mapping[str, Any], entry: Entry) -> dict[str, Any]:

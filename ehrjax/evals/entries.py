@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,8 @@ def of_file(name: str, path: str, found: Judged, split: str, *, partial: bool) -
     """
     given = judging.files_of(path, split)
     read = {where: prediction_files.read(place) for where, place in given.items()}
+    if TUNING in read and read[TUNING].edges_days != read[split].edges_days:
+        raise InputError(f"{given[TUNING]} tells survival by other times than {given[split]}; write both by the same.")
     if TUNING in found.every and set(read) == {split} and split != TUNING:
         own, tuning = read[split], found.every[TUNING].keys
         both = own.keys.join(tuning, on=list(KEYS), how="semi", maintain_order="left")
@@ -92,6 +95,10 @@ def of_file(name: str, path: str, found: Judged, split: str, *, partial: bool) -
         for where, own in read.items()
         if where in found.truth
     }
+    if TUNING in read and TUNING not in made:
+        _take_tuning(made, read[TUNING], Path(given.get(TUNING, path)), name, split, found)
+    elif TUNING in made and (lacking := len(found.truth[TUNING]) - len(made[TUNING])):
+        found.warnings.append(f"{name} has no prediction for {lacking:,} labels of tuning; it is fitted on the others.")
     strangers = read[split].keys.join(found.every[split].keys, on=list(KEYS), how="anti")
     if len(strangers):
         found.warnings.append(f"{len(strangers):,} predictions of {name} belong to no label and are left out.")
@@ -100,8 +107,28 @@ def of_file(name: str, path: str, found: Judged, split: str, *, partial: bool) -
     return Entry(name, name, "model", made[split], made.get(TUNING), {"file": path})
 
 
+def _take_tuning(
+    made: dict[str, Predictions], own: Predictions, path: Path, name: str, split: str, found: Judged
+) -> None:
+    """Tuning as the file says it, where the labels do not tell which are tuning: of other subjects, and with a truth.
+
+    Raises:
+      InputError: it has subjects to judge by.
+    """
+    judging.check_apart({TUNING: own, split: made[split]}, split)
+    if own.truth is None or own.target != found.target:
+        found.warnings.append(f"{path} is left out: it does not hold the truth of its rows, nor do the labels.")
+        return
+    found.warnings.append(f"The labels do not say which are tuning: for {name} it is what {path} says.")
+    made[TUNING] = own
+
+
 def oracle(found: Judged, split: str) -> Entry | None:
-    """The true probabilities, where labels of a known process have them."""
+    """The true probabilities, where labels of a known process have them.
+
+    Raises:
+      InputError: one of them is no probability.
+    """
     frame = found.labels.frame
     if judged.TRUE_PROBABILITY not in frame.columns or found.target.kind != "yes_no":
         return None
@@ -110,10 +137,17 @@ def oracle(found: Judged, split: str) -> Entry | None:
         if where in found.truth:
             own = found.truth[where]
             rows = own.keys.join(frame, on=list(KEYS), how="left", maintain_order="left")[judged.TRUE_PROBABILITY]
-            # Not every split may have them.
-            if not rows.null_count():
-                values = rows.cast(pl.Float32).to_numpy()[:, None]
-                made[where] = Predictions(found.target, own.keys, own.truth, values)
+            if wrong := len(rows.drop_nulls()) - int(rows.is_between(0, 1).sum()):
+                raise InputError(
+                    f"The labels {found.labels.name} have {wrong:,} times a {judged.TRUE_PROBABILITY} outside 0..1."
+                )
+            lacking = rows.null_count()
+            if not lacking:
+                made[where] = Predictions(found.target, own.keys, own.truth, rows.cast(pl.Float64).to_numpy()[:, None])
+            elif where == split and lacking < len(rows):
+                found.warnings.append(
+                    f"{lacking:,} labels have no {judged.TRUE_PROBABILITY}, so the best possible is not told."
+                )
     if split not in made:
         return None
     told = {"what it is": "the probability under the process that made the data, given everything recorded"}

@@ -92,6 +92,9 @@ def evaluate(
     elsewhere = sites.opened(supervised, found, settings)
     groups = _groups(found.truth[settings.split], settings)
     # What may be refused comes before what takes long.
+    best = entries.oracle(found, settings.split)
+    if best is None and settings.reference == checking.ORACLE:
+        raise InputError(f"--reference is {checking.ORACLE}, and not all labels have a true_probability.")
     given = [
         entries.of_file(name, path, found, settings.split, partial=settings.partial)
         for name, path in predictions.items()
@@ -111,15 +114,18 @@ def evaluate(
     made += [*trained, *given, *on_vectors]
     for name, members in settings.together.items():
         made.append(entries.together(name, members, made))
-    if best := entries.oracle(found, settings.split):
+    if best is not None:
         made.append(best)
     made = entries.on_common_labels(made, found.truth[settings.split].keys)
+    shown = _of_rows(groups, found.truth[settings.split], made[0].held_out)
+    if alone := [name for name in settings.group_columns if name not in shown]:
+        found.warnings.append(f"The labels are of one group by {', '.join(alone)}, so there is nothing to compare.")
     say("measuring")
     times = found.truth[TRAIN].truth if found.target.kind == "time" and TRAIN in found.truth else None
     result = comparing.compare(
         made,
         reference=_reference(made, settings),
-        groups=_of_rows(groups, found.truth[settings.split], made[0].held_out),
+        groups=shown,
         context=comparing.context_of(times, comparing.common_edges(made) or simple.edges_days),
         resamples=settings.resamples,
         seed=settings.seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ehrjax.viz.page import Markup, text
@@ -11,6 +11,8 @@ from ehrjax.viz.page import Markup, text
 MOST_DRAWN = 9
 # Models side by side in a table; more follow in a further one, so that paper and screens show them all.
 MOST_COLUMNS = 5
+# Of a number that has a reason to be doubted.
+MARK = "†"
 Told = Mapping[str, Any]
 
 
@@ -20,15 +22,26 @@ def labels_of(result: Told) -> dict[str, str]:
 
 
 def number(measure: Told | None, *, digits: int = 3, signed: bool = False) -> Markup:
-    """A number with its interval; a dash with the reason where there is none."""
+    """A number with its interval, marked where something is wrong with it (`reasons` says what); a dash with the reason
+    where there is none.
+    """
     if measure is None or measure["value"] is None:
         reason = (measure or {}).get("reason", "")
         return Markup(f'–<small title="{text(reason)}">{" " + text(reason) if reason else ""}</small>')
     sign = "+" if signed else ""
     shown = f"{measure['value']:{sign}.{digits}f}"
+    reason = measure.get("reason")
+    mark = f'<sup title="{text(reason)}">{MARK}</sup>' if reason else ""
     if measure["low"] is None:
-        return Markup(shown)
-    return Markup(f"{shown} <small>({measure['low']:{sign}.{digits}f} to {measure['high']:{sign}.{digits}f})</small>")
+        return Markup(shown + mark)
+    ends = f"({measure['low']:{sign}.{digits}f} to {measure['high']:{sign}.{digits}f})"
+    return Markup(f"{shown}{mark} <small>{ends}</small>")
+
+
+def reasons(measures: Iterable[Told]) -> list[str]:
+    """A note on what the marks of some numbers mean; none without a mark."""
+    told = {text(own["reason"]) for own in measures if own["value"] is not None and own.get("reason")}
+    return [f'<p class="note">{MARK} {"; ".join(sorted(told))}.</p>'] if told else []
 
 
 def verdict(difference: Told, *, higher_is_better: bool | None) -> str:

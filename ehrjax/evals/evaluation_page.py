@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ehrjax.evals.evaluation_cells import MOST_COLUMNS, Told, labels_of, number, verdict
+from ehrjax.evals.evaluation_cells import MOST_COLUMNS, Told, labels_of, number, reasons, verdict
 from ehrjax.evals.evaluation_sections import cost, curves, few_shot, groups, robustness
 from ehrjax.viz import figures
 from ehrjax.viz.page import Markup, Page, facts, figure, table, text
@@ -62,10 +62,11 @@ def _lead(told: Told) -> str:
             "difference between models smaller than they are wide is no finding, and none of these numbers should be "
             "published as one."
         )
-    rarer = result.get("subjects_of_the_rarer_answer", FEW_OF_A_CLASS)
-    if rarer < FEW_OF_A_CLASS:
+    rarest = result.get("subjects_of_the_rarest_answer", FEW_OF_A_CLASS)
+    if rarest < FEW_OF_A_CLASS:
+        what = {"yes_no": "the rarer answer", "classes": "the rarest class", "time": "an event"}[result["kind"]]
         sentences.append(
-            f"<strong>Only {rarer} subjects have the rarer answer.</strong> With so few to draw from, the intervals "
+            f"<strong>Subjects with {what}: only {rarest}.</strong> With so few to draw from, the intervals "
             "themselves are too narrow."
         )
     sentences += [_leading(result)]
@@ -95,7 +96,8 @@ def _leading(result: Told) -> str:
 
 def _said(result: Told, difference: Told) -> str:
     """What can be said of a difference of the first metric: nothing where the intervals themselves are too narrow."""
-    if result["subjects"] < FEW_SUBJECTS or result.get("subjects_of_the_rarer_answer", FEW_OF_A_CLASS) < FEW_OF_A_CLASS:
+    rarest = result.get("subjects_of_the_rarest_answer", FEW_OF_A_CLASS)
+    if result["subjects"] < FEW_SUBJECTS or rarest < FEW_OF_A_CLASS:
         return "too few subjects to say"
     return verdict(difference, higher_is_better=_rising(result)[result["primary"]])
 
@@ -125,6 +127,7 @@ def _result(result: Told, told: Told) -> list[str]:
     }
     return [
         table(["", *(names[name] for name in shown)], rows, strong=strong),
+        *reasons(model["metrics"][name] for model in result["models"] for name in shown),
         f'<p class="note">In brackets: 95 % intervals from {resamples:,} resamples of subjects, the same for all '
         f"models. {text(fitted)}</p>",
         figure(figures.intervals(drawn, [names[primary]], x=names[primary], from_zero=False)),
@@ -143,6 +146,7 @@ def _differences(result: Told) -> list[str]:
         rows.append([model["label"], *(number(found[name], signed=True) for name in shown), said])
     return [
         table([f"minus {reference}", *(names[n] for n in shown), f"by {names[result['primary']]}"], rows),
+        *reasons(found[name] for found in result["differences"].values() for name in shown),
         '<p class="note">Paired: each resample of subjects is the same for both sides.</p>',
     ]
 
@@ -184,7 +188,7 @@ def _all_metrics(result: Told) -> list[str]:
         rows = [[m["label"], *(number(model["metrics"][m["name"]]) for model in shown)] for m in metrics]
         tables.append(table(["", *(model["label"] for model in shown)], rows))
     explained = "".join(f"<dt>{text(m['label'])}</dt><dd>{text(m['explanation'])}</dd>" for m in metrics)
-    parts = tables
+    parts = [*tables, *reasons(model["metrics"][m["name"]] for model in drawn for m in metrics)]
     if result["kind"] == "yes_no":
         by = {"tuning": "best F1 on tuning", "fixed": "fixed"}
         cuts = [[m["label"], f"{m['threshold']:.4f}", by[m["threshold_from"]]] for m in drawn]

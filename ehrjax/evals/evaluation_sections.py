@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from ehrjax.evals.evaluation_cells import MOST_COLUMNS, MOST_DRAWN, Told, labels_of, number
+from ehrjax.evals.evaluation_cells import MOST_COLUMNS, MOST_DRAWN, Told, labels_of, number, reasons
 from ehrjax.viz import figures
 from ehrjax.viz.page import Markup, figure, table, text
 
@@ -36,6 +36,7 @@ def groups(result: Told) -> list[str]:
             header = ["", "labels / subjects", *(["positive"] if yes_no else []), *(m["label"] for m in shown)]
             parts.append(table(header, rows))
         large = {g: f for g, f in told.items() if not f["too_small"]}
+        parts += reasons(found["models"][m["name"]][primary] for found in large.values() for m in models)
         if len(large) > 1:
             shown = models[:MOST_DRAWN]
             drawn = {
@@ -48,7 +49,11 @@ def groups(result: Told) -> list[str]:
     note = (
         f"{names[primary]} within each group; all other metrics, and their gaps, are in metrics.json. Groups of fewer "
         "than 50 subjects"
-        + (", or with fewer than 10 labels of either answer," if result["kind"] == "yes_no" else "")
+        + {
+            "yes_no": ", or with fewer than 10 of either answer,",
+            "classes": ", or with fewer than 10 of a class,",
+            "time": ", or with fewer than 10 who had the event,",
+        }.get(result["kind"], "")
         + " are too small to say anything about. A gap is between the two groups that are farthest apart, chosen after "
         "looking, so its interval is a little too far from zero."
     )
@@ -76,6 +81,7 @@ def robustness(told: Told, result: Told) -> list[str]:
             rows.append([model, *(number(p) for p in points)])
         parts.append(f"<h3>{text(found['meaning'])}</h3>")
         parts.append(table(["", *(f"{x:g}" for x in xs)], rows))
+        parts += reasons(p for points in found["models"].values() for p in points)
         parts.append(figure(figures.curves(lines, x=found["meaning"], y=name, bands=bands)))
     if told.get("sites"):
         rows = [[site["name"], site["model"], f"{site['labels']:,} / {site['subjects']:,}", number(site["metric"])]
@@ -111,7 +117,7 @@ def _of_sites(sites: Sequence[Told], result: Told) -> go.Figure:
 
 def few_shot(told: Told) -> list[str]:
     """What linear models learn from k labels of each answer."""
-    if not told["curves"]:
+    if not any(told["curves"].values()):
         return [f"<p>{text(told['about'])}</p>"]
     lines = {name: ([p["k"] for p in points], [p["mean"] for p in points]) for name, points in told["curves"].items()}
     ks = sorted({p["k"] for points in told["curves"].values() for p in points})

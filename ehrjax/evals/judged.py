@@ -164,8 +164,9 @@ def foreign(
         raise InputError(f"{path} and the labels have no subject and time in common.")
     own = aligned(made, common)
     judged = aligned(truth, common)
-    if own.truth is not None and not np.array_equal(own.truth, judged.truth):
-        row = int(np.flatnonzero((own.truth != judged.truth).any(axis=1))[0])
+    # Labels are float32; a file may have more digits.
+    if own.truth is not None and (other := own.truth.astype(np.float32) != judged.truth.astype(np.float32)).any():
+        row = int(np.flatnonzero(other.any(axis=1))[0])
         raise InputError(
             f"{path} says another truth than the labels of subject {common['subject_id'][row]} at "
             f"{common['prediction_time'][row]}; they are not about one task."

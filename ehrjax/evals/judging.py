@@ -178,19 +178,37 @@ def _of_files(predictions: Mapping[str, str], settings: Settings, warnings: list
     truth: dict[str, Predictions] = {}
     for given in predictions.values():
         for split, path in files_of(given, settings.split).items():
-            if split in truth:
-                continue
-            made = prediction_files.read(path)
-            if made.truth is None:
-                raise InputError(f"{path} holds no truth (such as boolean_value); name the labels as --labels.")
-            truth[split] = _sorted(made.target, made.keys, made.truth)
-    _check_apart(truth, settings.split)
+            made = prediction_files.read(path) if split not in truth else None
+            if made is not None and made.truth is not None:
+                truth[split] = _sorted(made.target, made.keys, made.truth)
+    if settings.split not in truth:
+        given = next(iter(predictions.values()))
+        raise InputError(f"{given} holds no truth (such as boolean_value); name the labels as --labels.")
+    check_apart(truth, settings.split)
+    _refuse_train(truth[settings.split].keys, settings, warnings)
     target = truth[settings.split].target
     name = Path(next(iter(predictions.values()))).stem
     return Judged(reading.Labels(name, "", pl.DataFrame(), {}), target, truth, truth, {}, warnings)
 
 
-def _check_apart(truth: Mapping[str, Predictions], split: str) -> None:
+def _refuse_train(keys: pl.DataFrame, settings: Settings, warnings: list[str]) -> None:
+    """Raises InputError where the events have subjects to judge by in train, as far as events are given."""
+    if not settings.events or settings.split == TRAIN:
+        return
+    splits = meds.open_dataset(settings.events).splits
+    train = splits.filter(pl.col("split") == TRAIN)["subject_id"]
+    seen = int(keys["subject_id"].unique().is_in(train.implode()).sum())
+    if not seen:
+        return
+    if not settings.force:
+        raise InputError(
+            f"{seen:,} of the subjects to judge by are in the split train of {settings.events}; judge by others, or "
+            "add --force."
+        )
+    warnings.append(f"{seen:,} of the judged subjects are in the split train of {settings.events}.")
+
+
+def check_apart(truth: Mapping[str, Predictions], split: str) -> None:
     """Raises InputError where subjects to judge by are among those that thresholds are chosen on."""
     if TUNING not in truth or split == TUNING:
         return

@@ -11,7 +11,7 @@ time     event_time_days float32, censored bool, predicted_risk float32 (more is
          list<float32>: the probability of no event by each of `edges_days`
 
 What the lists stand for is in the schema's metadata under the key `ehrjax`: {"kind": ..., "names": [...],
-"edges_days": [...]}.
+"edges_days": [...]}. Files of others may have float64 instead of float32; what they hold is judged as precisely.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Predictions:
     Attributes:
       target: the kind of the labels, and the names of classes or codes.
       keys: [N] subject_id int64, prediction_time datetime[us].
-      truth: [N, K] float32, as in the batch contract; None where the file does not say.
-      values: [N, outputs] float32: probabilities (yes_no, classes, codes), numbers, or of times the risk and behind it
-        the survival by each edge.
+      truth: [N, K] float32, or float64 where a file has it so, as in the batch contract; None where it does not say.
+      values: [N, outputs] of the same types: probabilities (yes_no, classes, codes), numbers, or of times the risk and
+        behind it the survival by each edge.
       edges_days: of times.
     """
 
@@ -108,19 +108,21 @@ def read(path: str | Path) -> Predictions:
 
     Raises:
       InputError: there is no such file, it is damaged, a column is missing or has an impossible type, two rows are
-        about one subject and time, or a prediction is missing, not finite or no probability.
+        about one subject and time, a prediction is missing, not finite or no probability, or a truth is impossible.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"The predictions {path} do not exist.")
     try:
-        if path.suffix == ".csv":
-            table = pl.read_csv(path, try_parse_dates=True).to_arrow()
+        if path.suffix.lower() == ".csv":
+            # The type of a column that is 0 and 1 for long may show at its end.
+            table = pl.read_csv(path, try_parse_dates=True, infer_schema_length=None).to_arrow()
         else:
             table = pq.ParquetFile(path).read()
+        # Polars has no use for metadata, and takes none that is not text.
+        frame = pl.DataFrame(pl.from_arrow(table.replace_schema_metadata(None)))
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path} cannot be read as {path.suffix.lstrip('.') or 'parquet'}; write it again.") from error
-    frame = pl.DataFrame(pl.from_arrow(table))
     if not len(frame):
         raise InputError(f"{path} holds no predictions; write it again.")
     target, edges = _told(table, path)
@@ -129,7 +131,7 @@ def read(path: str | Path) -> Predictions:
         _need(frame, [PROBABILITY], path)
         values = _numbers(frame, PROBABILITY, path)[:, None]
         _check_probabilities(values, keys, path, PROBABILITY)
-        truth = _truth(frame, "boolean_value", path)
+        truth = _truth(frame, "boolean_value", path, is_answer=True)
     elif target.kind in ("classes", "codes"):
         _need(frame, ["predicted_probabilities"], path)
         values = _listed(frame, "predicted_probabilities", len(target.names), path)
@@ -149,10 +151,7 @@ def read(path: str | Path) -> Predictions:
             survival = _listed(frame, "predicted_survival", len(edges), path)
             _check_probabilities(survival, keys, path, "predicted_survival")
             values = np.concatenate([values, survival], axis=1)
-        truth = None
-        if {"event_time_days", "censored"} <= set(frame.columns):
-            days, censored = _truth(frame, "event_time_days", path), _truth(frame, "censored", path)
-            truth = np.concatenate([days, 1 - censored], axis=1)
+        truth = _followed(frame, path)
     return Predictions(target, keys, truth, values, edges)
 
 
@@ -167,9 +166,12 @@ def _told(table: pa.Table, path: Path) -> tuple[Target, tuple[float, ...]]:
         return Target("yes_no"), ()
     try:
         told = json.loads(metadata)
-        return Target(told["kind"], tuple(told["names"])), tuple(float(e) for e in told["edges_days"])
+        target, edges = Target(told["kind"], tuple(told["names"])), tuple(float(e) for e in told["edges_days"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} has metadata that cannot be read; write it again.") from error
+    if not all(np.isfinite(edges)) or any(b <= a for a, b in zip((0.0, *edges), edges)):
+        raise InputError(f"{path} has edges_days of {', '.join(map(str, edges))}; they must be days above 0 that rise.")
+    return target, edges
 
 
 def _need(frame: pl.DataFrame, names: list[str], path: Path) -> None:
@@ -205,9 +207,12 @@ def _times(column: pl.Series) -> pl.Series:
 
 
 def _numbers(frame: pl.DataFrame, name: str, path: Path) -> np.ndarray:
-    """[N] float32, finite."""
+    """[N] float32 where the column is so, else float64; finite."""
+    given = frame[name].dtype
     try:
-        column = frame[name].cast(pl.Float32)
+        if given.is_nested():
+            raise InputError(f"{path}: column {name!r} holds no numbers.")
+        column = frame[name].cast(pl.Float32 if given == pl.Float32 else pl.Float64)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path}: column {name!r} holds no numbers.") from error
     bad = column.is_null() | ~column.is_finite().fill_null(False)
@@ -221,8 +226,8 @@ def _numbers(frame: pl.DataFrame, name: str, path: Path) -> np.ndarray:
 
 
 def _listed(frame: pl.DataFrame, name: str, size: int, path: Path) -> np.ndarray:
-    """[N, size] float32."""
-    column = frame[name]
+    """[N, size] float32 or float64."""
+    column = frame[name].arr.to_list() if isinstance(frame[name].dtype, pl.Array) else frame[name]
     if not isinstance(column.dtype, pl.List) or (column.list.len() != size).any() or column.null_count():
         raise InputError(f"{path}: each list of {name!r} must hold {size} numbers, as the file's metadata says.")
     flat = _numbers(column.explode().alias(name).to_frame(), name, path) if len(column) else np.zeros(0, np.float32)
@@ -250,18 +255,34 @@ def _check_sums(values: np.ndarray, keys: pl.DataFrame, path: Path) -> None:
         )
 
 
-def _truth(frame: pl.DataFrame, name: str, path: Path) -> np.ndarray | None:
-    """[N, 1] float32, None without the column."""
+def _truth(frame: pl.DataFrame, name: str, path: Path, *, is_answer: bool = False) -> np.ndarray | None:
+    """[N, 1] float32 or float64, None without the column; an answer is 0 or 1."""
     if name not in frame.columns or frame[name].null_count() == len(frame):
         return None
-    return _numbers(frame, name, path)[:, None]
+    values = _numbers(frame, name, path)
+    bad = ~np.isin(values, (0, 1)) if is_answer else np.zeros(len(values), bool)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(f"{path}: {name} is {values[row]:g} in row {row + 1}; it must be true or false (1 or 0).")
+    return values[:, None]
+
+
+def _followed(frame: pl.DataFrame, path: Path) -> np.ndarray | None:
+    """[N, 2] days to the event or to censoring, and 1 for an event; None where the file does not say both."""
+    days, censored = _truth(frame, "event_time_days", path), _truth(frame, "censored", path, is_answer=True)
+    if days is None or censored is None:
+        return None
+    if (days < 0).any():
+        row = int(np.flatnonzero(days[:, 0] < 0)[0])
+        raise InputError(f"{path}: event_time_days is {days[row, 0]:g} in row {row + 1}; it must not be negative.")
+    return np.concatenate([days, 1 - censored], axis=1)
 
 
 def _named(frame: pl.DataFrame, target: Target, path: Path) -> np.ndarray | None:
     """[N, K] float32 of the named classes or codes."""
     index = {name: i for i, name in enumerate(target.names)}
     if target.kind == "classes":
-        if "categorical_value" not in frame.columns:
+        if "categorical_value" not in frame.columns or frame["categorical_value"].null_count() == len(frame):
             return None
         places = [index.get(name, -1) for name in frame["categorical_value"].to_list()]
         if min(places, default=0) < 0:
@@ -270,6 +291,8 @@ def _named(frame: pl.DataFrame, target: Target, path: Path) -> np.ndarray | None
         return np.array(places, np.float32)[:, None]
     if "label_codes" not in frame.columns:
         return None
+    if frame["label_codes"].dtype != pl.List(pl.String):
+        raise InputError(f"{path}: column 'label_codes' must hold lists of codes (text).")
     values = np.zeros((len(frame), len(index)), np.float32)
     for row, codes in enumerate(frame["label_codes"].to_list()):
         for code in codes or ():

@@ -307,6 +307,8 @@ def _integrated(sample: _Sample, censoring: survival.Censoring) -> _Found:
     if used.sum() < 2:
         return _Found(nothing, "fewer than two edges are within follow-up")
     try:
+        if not censoring.probability(edges[used]).all():  # such rows would count as if predicted without an error
+            return _Found(nothing, "all of train were censored by one of the edges")
         rows = survival.brier_rows(times, events, prediction.survival[:, used], censoring, edges[used])
     except InputError as error:
         return _Found(nothing, str(error))

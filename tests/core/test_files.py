@@ -33,8 +33,12 @@ def test_outputs_never_overwrite(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     (tmp_path / "file").touch()
-    for name in ("full", "file"):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("full", "file", "link"):
         with pytest.raises(InputError, match="already exists"), files.written_folder(tmp_path / name, what="thing"):
+            pass
+    for name in ("", ".", "..", "/"):
+        with pytest.raises(InputError, match="to be called"), files.written_folder(name, what="thing"):
             pass
     with pytest.raises(InputError, match="Cannot write"), files.written_folder(tmp_path / "file" / "x", what="thing"):
         pass

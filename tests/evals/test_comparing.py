@@ -116,6 +116,33 @@ def test_groups_have_sizes_and_small_ones_are_said_to_be_small(made):
     assert "oracle" not in half["a"]["models"] and odd["few"]["models"] == {}
 
 
+def test_answers_are_counted_by_subject_since_these_are_drawn():
+    def rarest(kind, truth, subjects):
+        own = dataclasses.replace(predictions(truth, truth, subjects), target=Target(kind), truth=np.float32(truth))
+        return comparing.subjects_of_the_rarest_answer(own), comparing.group_size(own, np.arange(len(subjects)))
+
+    # Fifteen yes of one subject are one who can be drawn.
+    subjects, yes = np.repeat(np.arange(60), 15), np.repeat(np.arange(60) == 7, 15)[:, None]
+    count, size = rarest("yes_no", yes, subjects)
+    assert count == 1 and size["positives"] == 15 and size["subjects"] == 60 and size["too_small"]
+    assert rarest("classes", np.where(yes, 2, subjects[:, None] % 2), subjects)[0] == 1
+    assert rarest("time", np.hstack([1.0 + yes, yes]), subjects)[0] == 1
+    count, size = rarest("number", yes, subjects)
+    assert count is None and not size["too_small"]
+
+
+def test_the_page_marks_numbers_that_are_in_doubt():
+    # With one yes among sixty, a third of the resamples have none.
+    truth, subjects = np.arange(60) == 3, np.arange(60)
+    entry = Entry("m", "m", "model", predictions(np.linspace(0, 1, 60), truth, subjects))
+    result = comparing.compare([entry], reference="m", resamples=50)
+    reason = result["models"][0]["metrics"]["auroc"]["reason"]
+    told = {"task": "t", "split": "held_out", "warnings": [], "result": result, "about": {}, "settings": {}}
+    page = evaluation_page.make(told).render()
+    assert "of 50 resamples" in reason and f'<sup title="{reason}">' in page and f"† {reason}" in page
+    assert "Subjects with the rarer answer: only 1." in page
+
+
 def test_recalibration_is_fitted_on_tuning_and_mends_it():
     rng = np.random.default_rng(5)
 
@@ -210,8 +237,18 @@ def test_where_the_truth_is_not_told_there_is_no_best_possible(made):
             )
             for name, part in parts.items()
         ]
-        return SimpleNamespace(labels=SimpleNamespace(frame=pl.concat(frames)), target=Target("yes_no"), truth=parts)
+        labels = SimpleNamespace(name="task", frame=pl.concat(frames))
+        return SimpleNamespace(labels=labels, target=Target("yes_no"), truth=parts, warnings=[])
 
     assert entries.oracle(found(()), "held_out") is None
     one = entries.oracle(found(("held_out",)), "held_out")
     assert len(one.held_out) == ROWS and one.tuning is None
+
+    some = found(("held_out",))
+    some.labels.frame = some.labels.frame.with_columns(
+        pl.when(pl.int_range(pl.len()) > 2).then("true_probability").alias("true_probability")
+    )
+    assert entries.oracle(some, "held_out") is None and "3 labels have no true_probability" in some.warnings[0]
+    some.labels.frame = some.labels.frame.with_columns(pl.col("true_probability") * 5)
+    with pytest.raises(InputError, match="outside 0..1"):
+        entries.oracle(some, "held_out")

@@ -182,6 +182,9 @@ def test_subjects_of_two_splits_are_refused(tmp_path):
         (["--together=..=good,good"], "no name that a folder could have"),
         (["--together=t=good,good", "--together=t=good,good"], "Two are called t"),
         (["--together=good=good,good"], "Two models are called good"),
+        ([f"--predictions={'x' * 300}=p.parquet"], "no name that a folder could have"),
+        (["--groups=g.csv:a,a"], "--groups names 'a'"),
+        (["--groups=g.csv:subject_id"], "--groups names 'subject_id'"),
     ],
 )
 def test_options_that_mean_nothing_here(arguments, message, tmp_path):
@@ -191,6 +194,52 @@ def test_options_that_mean_nothing_here(arguments, message, tmp_path):
         assert (tmp_path / "out" / "predictions" / ".._x").is_dir() and not (tmp_path / "x").exists()
     else:
         assert message in refusal(*given, *arguments) and not (tmp_path / "out").exists()
+
+
+def test_tuning_of_a_folder_counts_where_labels_do_not_say_their_split(tmp_path):
+    given = put(tmp_path, "good", "yes_no", noise=0.3)
+    own = predictions("yes_no", 1, noise=0.3)
+    own.keys.with_columns(boolean_value=pl.Series(own.truth[:, 0] > 0)).write_parquet(tmp_path / "labels.parquet")
+    alone, labelled = (
+        told(tmp_path / name, given, *more)
+        for name, more in (("alone", ()), ("labelled", (f"--labels={tmp_path / 'labels.parquet'}",)))
+    )
+    assert any("do not say which are tuning" in line for line in labelled["warnings"])
+    one, other = (both["result"]["models"][0] for both in (alone, labelled))
+    assert one["threshold"] == other["threshold"] != 0.5 and one["recalibrated"] == other["recalibrated"] != {}
+
+
+def test_subjects_that_the_events_have_in_train_are_refused(tmp_path, toy_meds):
+    given, events = put(tmp_path, "good", "yes_no", noise=0.3), f"--events={toy_meds}"
+    arguments = [given, events, "--baselines=none"]
+    assert "are in the split train of" in refusal(*arguments, f"--output={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+    forced = told(tmp_path / "forced", *arguments, "--force")
+    assert any("are in the split train of" in line for line in forced["warnings"])
+
+
+def test_the_two_files_of_a_folder_tell_survival_by_the_same_times(tmp_path):
+    given = put(tmp_path, "good", "time", noise=0.3)
+    other = predictions("time", 2, noise=0.3, first=1000, edges=(30.0, 90.0))
+    prediction_files.write(tmp_path / "good" / "tuning.parquet", other)
+    assert "by other times" in refusal(given, f"--output={tmp_path / 'out'}")
+
+
+def test_groups_of_a_file(tmp_path):
+    given = put(tmp_path, "good", "yes_no", noise=0.3)
+    subjects = pl.DataFrame({"subject_id": np.arange(SUBJECTS)})
+    one = subjects.with_columns(
+        a=pl.when(pl.col("subject_id") < 60).then(float("nan")).otherwise(pl.col("subject_id") // 100).cast(pl.Float64),
+        b=pl.lit("same"), c=pl.lit([1, 2], dtype=pl.List(pl.Int64)),
+    )  # fmt: skip
+    one.write_parquet(tmp_path / "g.parquet")
+    result = told(tmp_path / "out", given, f"--groups={tmp_path / 'g.parquet'}:a,b")
+    assert set(result["result"]["groups"]["a"]) == {"unknown", "0.0", "1.0"} and "b" not in result["result"]["groups"]
+    assert any("one group by b" in line for line in result["warnings"])
+    refused = [given, f"--output={tmp_path / 'none'}"]
+    assert "holds no names of groups" in refusal(*refused, f"--groups={tmp_path / 'g.parquet'}:c")
+    one.with_columns(pl.col("subject_id") + 10_000).write_parquet(tmp_path / "others.parquet")
+    assert "has no row of a labelled" in refusal(*refused, f"--groups={tmp_path / 'others.parquet'}:a")
 
 
 def test_nothing_but_the_best_possible_is_no_comparison(tmp_path):

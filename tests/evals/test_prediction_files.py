@@ -54,6 +54,9 @@ def test_round_trip(kind, tmp_path):
 
 def test_meds_evaluation_reads_it_and_agrees(tmp_path):
     own = made("yes_no", 400)
+    # Their calibration error is a plain mean over bins, ours is weighted by their rows: the same where all are as full.
+    risks = np.random.default_rng(1).permutation((np.arange(400, dtype=np.float32) + 0.5) / 400)[:, None]
+    own = replace(own, values=risks)
     cut = comparing.threshold_of(Entry("m", "m", "model", own, own))
     prediction_files.write(tmp_path / "p.parquet", own, cut)
     PredictionSchema.validate(pq.read_table(tmp_path / "p.parquet"))
@@ -66,10 +69,9 @@ def test_meds_evaluation_reads_it_and_agrees(tmp_path):
         ("brier", "brier_score"),
         ("accuracy", "binary_accuracy"),
         ("f1", "f1_score"),
+        ("ece", "calibration_error"),
     ):
         assert ours["metrics"][mine]["value"] == pytest.approx(theirs[name], abs=1e-9), mine
-    # Theirs is the plain mean over bins, ours is weighted by their rows: the same where all bins are as full.
-    assert ours["metrics"]["ece"]["value"] == pytest.approx(theirs["calibration_error"], abs=0.05)
 
 
 def test_a_file_of_somebody_else(tmp_path):
@@ -85,6 +87,59 @@ def test_a_file_of_somebody_else(tmp_path):
     assert (
         back.truth is None and back.target.kind == "yes_no" and back.values[:, 0].tolist() == pytest.approx([0.2, 0.9])
     )
+
+
+def test_numbers_are_as_precise_as_the_file_has_them(tmp_path):
+    # 0.7 lies at the edge of a bin; as float32 it would lie below, and two bins' errors would cancel.
+    risks, truth = np.repeat([0.6, 0.7], 100), np.arange(200) % 100 < np.repeat([70, 60], 100)
+    frame = pl.DataFrame({"subject_id": np.arange(200), "prediction_time": ["2020-01-01"] * 200})
+    frame = frame.with_columns(boolean_value=pl.Series(truth), predicted_boolean_probability=pl.Series(risks))
+    frame.write_csv(tmp_path / "p.csv")
+    frame.with_columns(pl.col("prediction_time").str.to_datetime()).write_parquet(tmp_path / "p.parquet")
+    for name in ("p.csv", "p.parquet"):
+        back = prediction_files.read(tmp_path / name)
+        np.testing.assert_array_equal(back.values[:, 0], risks)
+        (model,) = comparing.compare([Entry("m", "m", "model", back)], reference="m", resamples=10)["models"]
+        assert model["metrics"]["ece"]["value"] == pytest.approx(0.1, abs=1e-9)
+
+
+def test_a_column_that_is_0_and_1_for_long_may_hold_more(tmp_path):
+    risks = [*([0, 1] * 100), 0.37]
+    frame = pl.DataFrame({"subject_id": range(201), "prediction_time": ["2020-01-01"] * 201})
+    lines = frame.write_csv().splitlines()
+    text = [f"{line},{value}" for line, value in zip(lines, ["predicted_boolean_probability", *risks])]
+    (tmp_path / "p.CSV").write_text("\n".join(text))
+    assert prediction_files.read(tmp_path / "p.CSV").values[:, 0].tolist() == risks
+
+
+def test_a_truth_that_is_empty_is_none(tmp_path):
+    for kind, columns in (("time", ["event_time_days", "censored"]), ("classes", ["categorical_value"])):
+        table = prediction_files.as_table(made(kind))
+        for name in columns:
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, pa.nulls(len(table), table.schema.field(name).type))
+        pq.write_table(table, tmp_path / f"{kind}.parquet")
+        assert prediction_files.read(tmp_path / f"{kind}.parquet").truth is None
+
+
+def test_files_that_no_table_can_be_made_of(tmp_path):
+    table = prediction_files.as_table(made("yes_no"))
+    pq.write_table(table.append_column("subject_id", table["subject_id"]), tmp_path / "twice.parquet")
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        prediction_files.read(tmp_path / "twice.parquet")
+    times, codes = (prediction_files.as_table(made(kind)) for kind in ("time", "codes"))
+    told = b'{"kind": "time", "names": [], "edges_days": [30, 30, 90]}'
+    pq.write_table(times.replace_schema_metadata({b"ehrjax": told}), tmp_path / "edges.parquet")
+    with pytest.raises(InputError, match="must be days above 0 that rise"):
+        prediction_files.read(tmp_path / "edges.parquet")
+    pq.write_table(times.replace_schema_metadata({b"ehrjax": b"\xe9"}), tmp_path / "bytes.parquet")
+    with pytest.raises(InputError, match="metadata"):
+        prediction_files.read(tmp_path / "bytes.parquet")
+    place = codes.schema.get_field_index("label_codes")
+    numbers = codes.set_column(place, "label_codes", pa.array([1] * len(codes)))
+    pq.write_table(numbers, tmp_path / "codes.parquet")
+    with pytest.raises(InputError, match="lists of codes"):
+        prediction_files.read(tmp_path / "codes.parquet")
 
 
 def damaged(change) -> pa.Table:
@@ -108,6 +163,8 @@ BAD = {
         pl.when(pl.int_range(pl.len()) > 0).then(pl.col("prediction_time")).alias("prediction_time")
     ),
     "must be whole numbers": lambda f: f.with_columns(pl.lit("x").alias("subject_id")),
+    "must be true or false": lambda f: f.with_columns(pl.col("boolean_value").cast(pl.Int64) + 1),
+    "'boolean_value' holds no numbers": lambda f: f.with_columns(pl.struct("boolean_value").alias("boolean_value")),
 }  # fmt: skip
 
 

@@ -218,6 +218,8 @@ def test_times_without_what_they_need() -> None:
     early = suites.Context(context.train_times, context.train_events, (1e-9,))
     assert reasons(target.truth, early)["uno_c"] == "no events before the last horizon"
     assert reasons(target.truth, early)["integrated_brier"] == "fewer than two edges are within follow-up"
+    gone = suites.Context(np.array([10.0, 20.0]), np.array([True, False]), HORIZONS)
+    assert reasons(target.truth, gone)["integrated_brier"] == "all of train were censored by one of the edges"
     plain = suites.Prediction(prediction.values)
     assert reasons(target.truth, context, plain) == {"integrated_brier": "no survival is predicted"}
 

@@ -117,7 +117,8 @@ def from_file(path: Path, labels: pl.DataFrame, columns: Sequence[str]) -> dict[
       InputError: the file cannot be used.
     """
     try:
-        frame = pl.read_csv(path, infer_schema=False) if path.suffix == ".csv" else pl.read_parquet(path, glob=False)
+        is_csv = path.suffix.lower() == ".csv"
+        frame = pl.read_csv(path, infer_schema=False) if is_csv else pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path} cannot be read; groups come from a parquet or CSV file with a header.") from error
     for name in ("subject_id", *columns):
@@ -139,7 +140,17 @@ def from_file(path: Path, labels: pl.DataFrame, columns: Sequence[str]) -> dict[
         )
     if frame.select(keys).is_duplicated().any():
         raise InputError(f"{path} has several rows for one {' and '.join(keys)}; leave one.")
-    frame = frame.select(*keys, *(pl.col(name).cast(pl.String).fill_null(UNKNOWN) for name in columns))
+    try:
+        told = [
+            (pl.col(name).fill_nan(None) if frame[name].dtype.is_float() else pl.col(name)).cast(pl.String)
+            for name in columns
+        ]
+        # An empty text says nothing.
+        frame = frame.select(*keys, *(column.replace("", None).fill_null(UNKNOWN) for column in told))
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path}: one of {', '.join(columns)} holds no names of groups.") from error
     asked = labels.select(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
     joined = asked.join(frame, on=keys, how="left", maintain_order="left")
+    if not len(asked.join(frame, on=keys, how="semi")):
+        raise InputError(f"{path} has no row of a labelled {' and '.join(keys)}; groups need those of the labels.")
     return {name: joined[name].fill_null(UNKNOWN).to_numpy().astype(str) for name in columns}

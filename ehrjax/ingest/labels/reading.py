@@ -42,9 +42,10 @@ def read_labels(path: str | Path, *, decode: str = "") -> Labels:
     """Reads the labels of a task.
 
     Args:
-      path: a folder that `prepare labels` wrote; any folder with MEDS label parquet, nested however (files may be
-        empty, and value columns that are null throughout do not count, as MEDS 0.3.3 wrote them); a single parquet or
-        CSV file in that schema; EHRSHOT's labeled_patients.csv, or a folder that holds it.
+      path: a folder that `prepare labels` wrote, or the one it wrote a single task into; any folder with MEDS label
+        parquet, nested however (files may be empty, and value columns that are null throughout do not count, as MEDS
+        0.3.3 wrote them); a single parquet or CSV file in that schema; EHRSHOT's labeled_patients.csv, or a folder that
+        holds it.
       decode: what whole numbers mean. Empty: themselves. at_least_one: yes from 1 on (EHRSHOT's lab tasks).
         chexpert: 14 findings as the bits of a number, the first finding the highest (EHRSHOT's chexpert); the labels
         become label_codes.
@@ -60,6 +61,7 @@ def read_labels(path: str | Path, *, decode: str = "") -> Labels:
     if path.is_file():
         parts = [_read_file(path)]
     elif path.is_dir():
+        path = _single_task(path)
         if (path / TASK_FILE).is_file():
             info = files.read_json(path / TASK_FILE, what="label folder")
         parts = _read_folder(path, info)
@@ -77,11 +79,22 @@ def read_labels(path: str | Path, *, decode: str = "") -> Labels:
     return Labels(path.name if path.is_dir() else path.stem, value, frame, info)
 
 
-def _read_folder(path: Path, info: dict) -> list[pl.DataFrame]:
+def _single_task(path: Path) -> Path:
+    """The folder of the task: itself, or the only one that `prepare labels` wrote into it.
+
+    Raises:
+      InputError: it holds several tasks.
+    """
     inside = sorted(p.parent for p in path.glob(f"*/**/{TASK_FILE}"))
-    if not info and inside:
+    if (path / TASK_FILE).is_file() or not inside:
+        return path
+    if len(inside) > 1:
         names = ", ".join(str(p.relative_to(path)) for p in inside[:5])
         raise InputError(f"{path} holds the labels of several tasks ({names}); name one of those folders.")
+    return inside[0]
+
+
+def _read_folder(path: Path, info: dict) -> list[pl.DataFrame]:
     shards = [p for p in sorted(path.rglob("*.parquet")) if not p.name.startswith(".")]
     csv = path / ehrshot.FILE
     if not shards and csv.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -150,6 +151,12 @@ def test_our_own_folders_with_their_extension(own: Path) -> None:
     assert row_of["boolean_value"].to_list() == [True, True]
     alive = labels.frame.filter(pl.col("subject_id") == 1)
     assert alive["censored"].to_list() == [True, True]
+
+
+def test_the_folder_of_a_single_task_need_not_be_named(tmp_path: Path, own: Path) -> None:
+    shutil.copytree(own / "time_to_event", tmp_path / "single" / "time_to_event")
+    outer, inner = read_labels(tmp_path / "single"), read_labels(own / "time_to_event")
+    assert outer.name == inner.name == "time_to_event" and outer.frame.equals(inner.frame)
 
 
 def test_an_extension_of_other_labels_is_refused(own: Path) -> None:
