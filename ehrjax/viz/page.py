@@ -38,6 +38,7 @@ pre { font-size: .8rem; overflow-x: auto; background: #f6f8fa; padding: .75rem; 
 details > summary { cursor: pointer; color: var(--accent); }
 table.dense td small { display: block; } table.dense th, table.dense td { padding: .3rem .45rem; vertical-align: top; }
 table.dense th { white-space: normal; vertical-align: bottom; }
+table.dense td:first-child { white-space: normal; }
 @media (max-width: 40rem) { td small { display: block; } th, td { padding: .3rem .4rem; vertical-align: top; }
   th:first-child, td:first-child { white-space: normal; } }
 @media print { @page { size: A4 landscape; margin: 12mm; } nav { display: none; } body { max-width: none; padding: 0; }
@@ -63,12 +64,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, strong: Se
       rows: cells.
       strong: indices of rows to set in bold.
     """
+    dense = ' class="dense"' if len(header) > DENSE else ""
     head = "".join(f"<th>{text(name)}</th>" for name in header)
+    if dense:  # long names of rows may go on in a second line
+        rows = [[Markup(_cell(name).replace("_", "_<wbr>")), *cells] for name, *cells in rows]
     body = "".join(
         ('<tr class="strong">' if i in strong else "<tr>") + "".join(f"<td>{_cell(c)}</td>" for c in row) + "</tr>"
         for i, row in enumerate(rows)
     )
-    dense = ' class="dense"' if len(header) > DENSE else ""
     return f'<div class="scroll"><table{dense}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -70,4 +70,5 @@ def test_headings_and_title_are_escaped() -> None:
 
 def test_cells_of_any_kind_are_text() -> None:
     assert "<td>3</td><td>None</td><td>a &amp; b</td>" in table(["a", "b", "c"], [[3, None, "a & b"]])
+    assert "<td>a_<wbr>b</td><td>c_d</td>" in table([""] * 6, [["a_b", "c_d", 1, 2, 3, 4]])
     assert "<tbody></tbody>" in table(["a"], [])
