@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,8 +41,15 @@ def number(measure: Told | None, *, digits: int = 3, signed: bool = False) -> Ma
 
 def reasons(measures: Iterable[Told]) -> list[str]:
     """A note on what the marks of some numbers mean; none without a mark."""
-    told = {text(own["reason"]) for own in measures if own["value"] is not None and own.get("reason")}
-    return [f'<p class="note">{MARK} {"; ".join(sorted(told))}.</p>'] if told else []
+    told: dict[str, list[int]] = {}
+    for own in measures:
+        if own["value"] is not None and (reason := own.get("reason")):
+            counts = re.findall(r"\d+", reason)
+            told.setdefault(re.sub(r"\d+", "{}", reason, count=1), []).extend(int(count) for count in counts[:1])
+    # Those that differ only in how many resamples are one.
+    spans = {kind: f"{min(n)} to {max(n)}" if len(set(n)) > 1 else str(max(n, default="")) for kind, n in told.items()}
+    sentences = [text(kind.replace("{}", span)) for kind, span in sorted(spans.items())]
+    return [f'<p class="note">{MARK} {"; ".join(sentences)}.</p>'] if told else []
 
 
 def verdict(difference: Told, *, higher_is_better: bool | None) -> str:

@@ -170,6 +170,7 @@ def _oracle(result: Told) -> list[str]:
             closed = Markup("none: below the reference")
         rows.append([label[model], closed, number(found["beyond"], signed=True)])
     parts.append(table(["", "share of the gap closed", f"{name} beyond the best possible"], rows))
+    parts += reasons(found["beyond"] for found in told["models"].values())
     for model, found in told["models"].items():
         if found["leak"]:
             parts.append(
@@ -205,8 +206,10 @@ def _recalibration(result: Told) -> list[str]:
             chosen = [name for name in next(iter(told.values()))["metrics"]]
             rows.append([model["label"], "as it is", *(number(model["metrics"][name]) for name in chosen)])
             rows += [["", how, *(number(found["metrics"][n]) for n in chosen)] for how, found in told.items()]
+    told = [model.get("recalibrated") or {} for model in result["models"]]
     return [
         table(["", "", *(names[name] for name in chosen)], rows),
+        *reasons(own for maps in told for found in maps.values() for own in found["metrics"].values()),
         '<p class="note">Temperature scaling, and of yes or no isotonic regression, fitted on the tuning labels.</p>',
     ]
 

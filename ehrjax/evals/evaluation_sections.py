@@ -36,7 +36,9 @@ def groups(result: Told) -> list[str]:
             header = ["", "labels / subjects", *(["positive"] if yes_no else []), *(m["label"] for m in shown)]
             parts.append(table(header, rows))
         large = {g: f for g, f in told.items() if not f["too_small"]}
-        parts += reasons(found["models"][m["name"]][primary] for found in large.values() for m in models)
+        told_gaps = [of[primary] for of in result["gaps"][column].values() if primary in of]
+        in_groups = [found["models"][m["name"]][primary] for found in large.values() for m in models]
+        parts += reasons([*in_groups, *told_gaps])
         if len(large) > 1:
             shown = models[:MOST_DRAWN]
             drawn = {
@@ -88,6 +90,7 @@ def robustness(told: Told, result: Told) -> list[str]:
                 for site in told["sites"]]  # fmt: skip
         parts.append("<h3>Other sites</h3>")
         parts.append(table(["site", "model", "labels / subjects", name], rows))
+        parts += reasons(site["metric"] for site in told["sites"])
         parts.append(figure(_of_sites(told["sites"], result)))
     for note in told.get("notes", ()):
         parts.append(f'<p class="note">{text(note)}</p>')

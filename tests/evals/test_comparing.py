@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 
 from ehrjax.core.errors import InputError
 from ehrjax.data.labelled import Target
-from ehrjax.evals import comparing, entries, evaluation_page, judged
+from ehrjax.evals import comparing, entries, evaluation_cells, evaluation_page, judged
 from ehrjax.evals.comparing import Entry
 from ehrjax.evals.prediction_files import Predictions
 from ehrjax.metrics import calibration, thresholds
@@ -141,6 +141,12 @@ def test_the_page_marks_numbers_that_are_in_doubt():
     page = evaluation_page.make(told).render()
     assert "of 50 resamples" in reason and f'<sup title="{reason}">' in page and f"† {reason}" in page
     assert "Subjects with the rarer answer: only 1." in page
+    several = [{"value": 0.5, "reason": f"undefined in {n} of 50 resamples"} for n in (7, 3, 5)]
+    (note,) = evaluation_cells.reasons(
+        [*several, {"value": None, "reason": "x"}, {"value": 0.5, "reason": "one subject"}]
+    )
+    assert note == '<p class="note">† one subject; undefined in 3 to 7 of 50 resamples.</p>'
+    assert evaluation_cells.reasons([{"value": 0.5, "reason": ""}]) == []
 
 
 def test_recalibration_is_fitted_on_tuning_and_mends_it():
