@@ -36,7 +36,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if runs and not args.labels:
         raise InputError("Runs are judged by labels; name a label folder as --labels=DIR.")
     opened = {name: ehrjax.load(path) for name, path in runs.items()}
-    events = args.events if args.events is not None else _embedded_events(opened)
+    events = args.events if args.events is not None else "" if args.input else _embedded_events(opened)
     baselines = args.baselines.split(",") if args.baselines is not None else ([WHERE_POSSIBLE] if events else [])
     groups, columns = _groups(args.groups)
     settings = Settings(
@@ -156,9 +156,9 @@ def _date(text: str, option: str) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as error:
+        return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+    except (ValueError, OverflowError) as error:
         raise InputError(f"--{option} is {text!r}; write a date such as 2019-01-31.") from error
-    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
 
 def _site(name: str, text: str) -> tuple[str, str]:

@@ -13,6 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ehrjax.core import files
+from ehrjax.core.errors import InputError
+
 # Libraries that would take all cores, whatever their share.
 _THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 _mine = threading.local()
@@ -59,6 +62,26 @@ def verb(*arguments: object, environment: Mapping[str, str] | None = None) -> No
     subprocess.run(command, check=True, env={**os.environ, **(environment or {}), **threads})
     told = [part for part in map(str, arguments) if part.startswith(("--workdir", "--output"))]
     print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {' '.join(told[-1:])}", flush=True)
+
+
+def claim(work: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the settings that all in a folder is made by; on a later start sees that they are the same.
+
+    Args:
+      work: the folder, made where it is not.
+      settings: name -> a number or text.
+
+    Raises:
+      InputError: what is there was made by others.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "settings.json"
+    if not path.exists():
+        files.write_json(path, settings)
+    old = files.read_json(path, what="folder of an experiment")
+    if other := sorted(name for name in settings if old.get(name) != settings[name]):
+        told = ", ".join(f"{name} {old.get(name)}" for name in other)
+        raise InputError(f"{work} holds what was made with {told}; go back to that, or name another folder.")
 
 
 def trained(folder: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> Path:

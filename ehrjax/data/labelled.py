@@ -130,6 +130,10 @@ def target_of(labels: reading.Labels, train_subjects: np.ndarray) -> Target:
     return Target(kind, tuple(str(c) for c in classes))
 
 
+class NoLabelsError(InputError):
+    """None of the labels can be asked of a split."""
+
+
 def join(split: Split, labels: reading.Labels, target: Target, *, context_length: int, where: object) -> LabelledSplit:
     """The labels of the subjects in one split, each with the newest tokens up to and including its prediction time.
 
@@ -143,7 +147,8 @@ def join(split: Split, labels: reading.Labels, target: Target, *, context_length
       where: the token dataset, for messages.
 
     Raises:
-      InputError: the labels put a subject into another split than the tokens do, or none is left.
+      InputError: the labels put a subject into another split than the tokens do.
+      NoLabelsError: none is left.
     """
     places = {int(s): i for i, s in enumerate(split.subject_ids)}
     aside: Counter[str] = Counter()
@@ -176,7 +181,8 @@ def join(split: Split, labels: reading.Labels, target: Target, *, context_length
         aside["of a class that train does not have"] += int((~known[chosen]).sum())
     use = known[chosen] if len(chosen) else np.zeros(0, bool)
     if not use.any():
-        raise InputError(f"No label of {labels.name} belongs to a subject in {split.name} of {where}.")
+        told = ", ".join(f"{count:,} {reason}" for reason, count in aside.items())
+        raise NoLabelsError(f"No label of {labels.name} can be asked of a subject in {split.name} of {where} ({told}).")
     table = np.array(rows, np.int64)[use]
     tiled = Windows(*table.T)
     return LabelledSplit(

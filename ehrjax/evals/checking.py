@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from ehrjax.core.errors import InputError
 from ehrjax.evals import judged, judging
 from ehrjax.evals.baselines import fitting
 from ehrjax.evals.judged import Judged
 from ehrjax.evals.settings import WHERE_POSSIBLE, Settings
-from ehrjax.evals.simple_models import Simple
-from ehrjax.ingest.meds import TRAIN, TUNING
+from ehrjax.ingest.meds import TRAIN, TUNING, MedsDataset
 
 ALL = "all"
 ORACLE = "oracle"
@@ -50,6 +51,7 @@ def given(
         ("--probe", settings.probes, runs, "is fitted on what runs know; name one as --workdir"),
         ("--input", settings.input, runs, "is the tokens of runs; name one as --workdir"),
         ("--shots", settings.shots, settings.few_shot, "is for few-shot curves; add --few_shot"),
+        ("--partial", settings.partial, predictions, "is about files of predictions; name one as --predictions"),
         ("--decode", settings.decode, settings.labels, "is about labels; name them as --labels"),
         ("--few_shot", settings.few_shot, runs or settings.events, "needs a run or events; add --workdir or --events"),
         ("--few_shot", settings.few_shot, settings.split not in (TRAIN, TUNING), "is judged by held_out"),
@@ -79,30 +81,30 @@ def baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
     return chosen
 
 
-def events(simple: Simple, found: Judged, own: str) -> None:
+def events(dataset: MedsDataset, found: Judged, own: str) -> None:
     """Refuses events without the labels' subjects, and warns of events that are not those of tokens or labels.
 
     Args:
-      simple: with the events.
+      dataset: the events, of which baselines, few-shot counts and groups are.
       found: the labels.
       own: the events' fingerprint.
 
     Raises:
       InputError: a labelled subject has no events, which would make the baselines worse than they are.
     """
-    ids = simple.labels["subject_id"].unique()
-    strangers = ids.filter(~ids.is_in(simple.dataset.splits["subject_id"].implode()))
+    ids = pl.concat([own.keys["subject_id"] for own in found.truth.values()]).unique().sort()
+    strangers = ids.filter(~ids.is_in(dataset.splits["subject_id"].implode()))
     if len(strangers):
         raise InputError(
-            f"{simple.dataset.folder} lacks {len(strangers):,} of {len(ids):,} subjects with labels (such as "
+            f"{dataset.folder} lacks {len(strangers):,} of {len(ids):,} subjects with labels (such as "
             f"{strangers[0]}); name the events that the labels were made from."
         )
     told = {found.labels.info.get("dataset", {}).get("fingerprint")}
     told |= {tokens.dataset.info["source_fingerprint"] for tokens in found.tokens.values()}
     if told - {None, own}:
         found.warnings.append(
-            f"The events {simple.dataset.folder} are not those that the labels or tokens were made from: baselines may "
-            "know more or less than the models."
+            f"The events {dataset.folder} are not those that the labels or tokens were made from: baselines may know "
+            "more or less than the models, and groups may be others."
         )
 
 

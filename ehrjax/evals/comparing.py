@@ -121,11 +121,20 @@ def compare(
     return result
 
 
-def context_of(train: np.ndarray | None, horizons: Sequence[float]) -> suites.Context | None:
-    """What metrics of times need: the follow-up [M, 2] of the train labels (days, events), and horizons in days."""
+def context_of(
+    train: np.ndarray | None, horizons: Sequence[float], judged: np.ndarray | None = None
+) -> suites.Context | None:
+    """What metrics of times need.
+
+    Args:
+      train: [M, 2] the follow-up of the train labels: days, and 1 for an event.
+      horizons: in days.
+      judged: [N, 2] the same of all labels that are judged.
+    """
     if train is None:
         return None
-    return suites.Context(train[:, 0].astype(np.float64), train[:, 1] > 0, tuple(horizons))
+    longest = None if judged is None else float(judged[:, 0].max())
+    return suites.Context(train[:, 0].astype(np.float64), train[:, 1] > 0, tuple(horizons), longest)
 
 
 def as_target(made: Predictions) -> suites.Target:

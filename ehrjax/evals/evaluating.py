@@ -52,7 +52,7 @@ _REFERENCES = (fitting.COUNTS_LR, fitting.PREVIOUS)
 def evaluate(
     runs: Mapping[str, Any], predictions: Mapping[str, str], settings: Settings, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Evaluates and writes the report.
+    """Evaluates and writes the report; that its folder can be made is seen first.
 
     Args:
       runs: name -> an opened run.
@@ -64,8 +64,21 @@ def evaluate(
       What metrics.json holds.
 
     Raises:
-      InputError: something given cannot be used.
+      InputError: something given cannot be used, or the folder cannot be written.
     """
+    with files.written_folder(settings.output, what="evaluation") as folder:
+        told, made = _measured(runs, predictions, settings, say)
+        for entry in made:
+            _write_predictions(folder / "predictions" / entry.name, entry, settings.split)
+        files.write_json(folder / "metrics.json", told)
+        evaluation_page.make(told).write(folder / "index.html")
+    return told
+
+
+def _measured(
+    runs: Mapping[str, Any], predictions: Mapping[str, str], settings: Settings, say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[Entry]]:
+    """What metrics.json holds, and who predicted what."""
     supervised = {name: run for name, run in runs.items() if (run.folder / predicting.TARGET_FILE).is_file()}
     checking.given(runs, supervised, predictions, settings)
     found = judging.collect(runs, predictions, settings)
@@ -80,8 +93,8 @@ def evaluate(
     if settings.split == TRAIN and (baselines or probes):
         found.warnings.append("Baselines and probes are fitted on train, so they are left out.")
         baselines, probes = (), ()
-    if baselines:
-        checking.events(simple, found, own_events)
+    if simple.dataset is not None:
+        checking.events(simple.dataset, found, own_events)
     if TREES in probes:
         fitting.check_trees(found.target.kind)
     kinds = {LINEAR: fitting.PROBE, TREES: fitting.TREES}
@@ -126,7 +139,7 @@ def evaluate(
         made,
         reference=_reference(made, settings),
         groups=shown,
-        context=comparing.context_of(times, comparing.common_edges(made) or simple.edges_days),
+        context=comparing.context_of(times, comparing.common_edges(made) or simple.edges_days, made[0].held_out.truth),
         resamples=settings.resamples,
         seed=settings.seed,
     )
@@ -152,12 +165,7 @@ def evaluate(
     told["settings"] = {
         name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(settings).items()
     }
-    with files.written_folder(settings.output, what="evaluation") as folder:
-        for entry in made:
-            _write_predictions(folder / "predictions" / entry.name, entry, settings.split)
-        files.write_json(folder / "metrics.json", told)
-        evaluation_page.make(told).write(folder / "index.html")
-    return told
+    return told, made
 
 
 def _simple(supervised: Mapping[str, Any], found: Judged, settings: Settings) -> Simple:

@@ -1,4 +1,5 @@
-"""The page of an evaluation: a picture of what metrics.json holds. Tables first, then figures; nothing is computed."""
+"""The page of an evaluation: a picture of what metrics.json holds. Tables first, then figures; sections that
+not every page has bring their own. Nothing is computed."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ def make(told: Told) -> Page:
     page.add("All metrics", *_all_metrics(result))
     if any(model.get("recalibrated") for model in result["models"]):
         page.add("Recalibration", *_recalibration(result))
+    page.add("Intervals", *_intervals(result))
     if result["groups"]:
         page.add("Groups", *groups(result))
     if told.get("robustness"):
@@ -56,7 +58,7 @@ def _lead(told: Told) -> str:
     ]
     for note in told.get("warnings", ()):
         sentences.append(f"<strong>{text(note)}</strong>")
-    if result["subjects"] < FEW_SUBJECTS:
+    if result["subjects"] <= FEW_SUBJECTS:
         sentences.append(
             f"<strong>{result['subjects']} subjects show very little.</strong> The intervals say how little: a "
             "difference between models smaller than they are wide is no finding, and none of these numbers should be "
@@ -97,7 +99,7 @@ def _leading(result: Told) -> str:
 def _said(result: Told, difference: Told) -> str:
     """What can be said of a difference of the first metric: nothing where the intervals themselves are too narrow."""
     rarest = result.get("subjects_of_the_rarest_answer", FEW_OF_A_CLASS)
-    if result["subjects"] < FEW_SUBJECTS or rarest < FEW_OF_A_CLASS:
+    if result["subjects"] <= FEW_SUBJECTS or rarest < FEW_OF_A_CLASS:
         return "too few subjects to say"
     return verdict(difference, higher_is_better=_rising(result)[result["primary"]])
 
@@ -116,22 +118,26 @@ def _result(result: Told, told: Told) -> list[str]:
     shown = _shown(result)
     rows = [[model["label"], *(number(model["metrics"][name]) for name in shown)] for model in result["models"]]
     strong = [i for i, model in enumerate(result["models"]) if model["role"] == "model"]
-    primary = result["primary"]
     resamples = told["settings"].get("resamples", 1000)
     fitted = "Everything fitted or chosen (thresholds, penalties, recalibration) was so on train and tuning."
     if told["split"] != "held_out":
         fitted = f"Judged by {told['split']}, by which models were fitted or chosen: these numbers are too good."
-    drawn = {
-        model["label"]: [tuple(model["metrics"][primary][part] for part in ("value", "low", "high"))]
-        for model in result["models"]
-    }
     return [
         table(["", *(names[name] for name in shown)], rows, strong=strong),
         *reasons(model["metrics"][name] for model in result["models"] for name in shown),
         f'<p class="note">In brackets: 95 % intervals from {resamples:,} resamples of subjects, the same for all '
         f"models. {text(fitted)}</p>",
-        figure(figures.intervals(drawn, [names[primary]], x=names[primary], from_zero=False)),
     ]
+
+
+def _intervals(result: Told) -> list[str]:
+    primary = result["primary"]
+    name = labels_of(result)[primary]
+    drawn = {
+        model["label"]: [tuple(model["metrics"][primary][part] for part in ("value", "low", "high"))]
+        for model in result["models"]
+    }
+    return [figure(figures.intervals(drawn, [name], x=name, from_zero=False))]
 
 
 def _differences(result: Told) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import polars as pl
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled, token_dataset
 from ehrjax.data import notes as note_vectors
+from ehrjax.evals import predicting
 from ehrjax.evals.prediction_files import KEYS, Predictions
 from ehrjax.ingest.labels import reading
 
@@ -65,8 +67,8 @@ def join(
       run: an opened run.
       labels: of one task.
       path: the token dataset, in the run's vocabulary.
-      splits: which are wanted; one without a label is left out.
-      target: what the labels are; None: as the train split of the tokens has it.
+      splits: which are wanted; one without a label that can be asked is left out.
+      target: what the labels are; None: as those of train have it, or, without such, as the run was trained.
 
     Raises:
       InputError: another vocabulary, or labels of subjects in another split than the tokens have them in.
@@ -77,7 +79,7 @@ def join(
             f"{path} is in another vocabulary ({len(dataset.vocabulary)} tokens) than {run.folder} "
             f"({len(run.vocabulary)}); prepare the tokens with --fitted-from, or convert the run's vocabulary."
         )
-    target = target or labelled.target_of(labels, dataset.split("train").subject_ids)
+    target = target or _target(run, labels, dataset.split("train").subject_ids)
     parts = {}
     asked = labels.frame["subject_id"].unique().to_numpy()
     for name in splits:
@@ -88,8 +90,17 @@ def join(
             newest = run.config["data"].get("newest_notes", 0)
             split = replace(split, notes=note_vectors.open_notes(notes, newest=newest))
         context = run.config["data"]["context_length"]
-        parts[name] = labelled.join(split, labels, target, context_length=context, where=path)
+        with contextlib.suppress(labelled.NoLabelsError):
+            parts[name] = labelled.join(split, labels, target, context_length=context, where=path)
     return Tokens(dataset, target, parts)
+
+
+def _target(run: Any, labels: reading.Labels, train_subjects: np.ndarray) -> labelled.Target:
+    kind = labelled.kind_of(labels)
+    if kind in ("classes", "codes") and not labels.frame["subject_id"].is_in(train_subjects.tolist()).any():
+        if (run.folder / predicting.TARGET_FILE).is_file() and (own := predicting.target_of(run)).kind == kind:
+            return own
+    return labelled.target_of(labels, train_subjects)
 
 
 @dataclass

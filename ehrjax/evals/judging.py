@@ -87,7 +87,7 @@ def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings
         own = judged.join(run, labels, path, tuple(dict.fromkeys((TRAIN, TUNING, settings.split))))
         tokens[name] = own
         if settings.split not in own.parts:
-            raise InputError(f"No label of {labels.name} belongs to a subject in {settings.split} of {path}.")
+            raise InputError(f"No label of {labels.name} can be asked of a subject in {settings.split} of {path}.")
         known, asked = past.of(run), predicting.keys_of(own.parts[settings.split])["subject_id"].to_numpy()
         seen = known.trained(asked)
         if seen and not settings.force:

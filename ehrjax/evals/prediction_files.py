@@ -34,6 +34,8 @@ METADATA = b"ehrjax"
 PROBABILITY = "predicted_boolean_probability"
 # What rounding may cost the sum of probabilities.
 _SUM = 1e-3
+# Squares of what is greater could be more than a number can say.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def read(path: str | Path) -> Predictions:
 
     Raises:
       InputError: there is no such file, it is damaged, a column is missing or has an impossible type, two rows are
-        about one subject and time, a prediction is missing, not finite or no probability, or a truth is impossible.
+        about one subject and time, a prediction is missing, not finite or no probability, survival rises, or a truth is
+        impossible.
     """
     path = Path(path)
     if not path.is_file():
@@ -150,6 +153,7 @@ def read(path: str | Path) -> Predictions:
             _need(frame, ["predicted_survival"], path)
             survival = _listed(frame, "predicted_survival", len(edges), path)
             _check_probabilities(survival, keys, path, "predicted_survival")
+            _check_falling(survival, keys, path)
             values = np.concatenate([values, survival], axis=1)
         truth = _followed(frame, path)
     return Predictions(target, keys, truth, values, edges)
@@ -207,7 +211,7 @@ def _times(column: pl.Series) -> pl.Series:
 
 
 def _numbers(frame: pl.DataFrame, name: str, path: Path) -> np.ndarray:
-    """[N] float32 where the column is so, else float64; finite."""
+    """[N] float32 where the column is so, else float64; finite, as float32 too."""
     given = frame[name].dtype
     try:
         if given.is_nested():
@@ -215,7 +219,7 @@ def _numbers(frame: pl.DataFrame, name: str, path: Path) -> np.ndarray:
         column = frame[name].cast(pl.Float32 if given == pl.Float32 else pl.Float64)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path}: column {name!r} holds no numbers.") from error
-    bad = column.is_null() | ~column.is_finite().fill_null(False)
+    bad = column.is_null() | ~column.is_between(-_LARGEST, _LARGEST).fill_null(False)
     if bad.any():
         row = int(np.flatnonzero(bad.to_numpy())[0])
         raise InputError(
@@ -252,6 +256,17 @@ def _check_sums(values: np.ndarray, keys: pl.DataFrame, path: Path) -> None:
         raise InputError(
             f"{path}: predicted_probabilities do not add up to 1 in {int(bad.sum())} rows (the first is row {row + 1}, "
             f"subject {keys['subject_id'][row]}); divide them by their sum."
+        )
+
+
+def _check_falling(survival: np.ndarray, keys: pl.DataFrame, path: Path) -> None:
+    """Who is free of the event later was so before; one step of float32 up is rounding."""
+    bad = (np.diff(survival, axis=1) > np.finfo(np.float32).eps).any(axis=1)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(
+            f"{path}: predicted_survival rises in {int(bad.sum())} rows (the first is row {row + 1}, subject "
+            f"{keys['subject_id'][row]}); it is the chance of no event until each of edges_days."
         )
 
 

@@ -66,6 +66,8 @@ def _opened(site: str, tokens: str, path: str, runs: Mapping[str, Any], found: J
     joined = {}
     for name, run in runs.items():
         own = judged.join(run, labels, tokens, _splits_with_labels(tokens, labels), target=found.target)
+        if not own.parts:
+            raise InputError(f"No label of {labels.name} can be asked of a subject of {tokens}.")
         subjects = np.concatenate([predicting.keys_of(part)["subject_id"].to_numpy() for part in own.parts.values()])
         notes += _seen(name, run, own, site, subjects, force=settings.force)
         joined[name] = own

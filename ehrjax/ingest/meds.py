@@ -100,7 +100,6 @@ class MedsWriter:
     dataset_name: str
     dataset_version: str
     etl_name: str = "ehrjax"
-    split_seed: int = 0
     split_fractions: tuple[float, float] = (0.8, 0.1)
     splits: pl.DataFrame | None = None
     _shards: int = 0
@@ -110,7 +109,7 @@ class MedsWriter:
 
     def split_subjects(self, subject_ids: np.ndarray) -> np.ndarray:
         """[N] the split of each subject."""
-        split = split_of(subject_ids, seed=self.split_seed, fractions=self.split_fractions)
+        split = split_of(subject_ids, fractions=self.split_fractions)
         if self.splits is None:
             return split
         given = pl.DataFrame({"subject_id": subject_ids}, schema={"subject_id": pl.Int64}).join(

@@ -297,15 +297,18 @@ def _horizons(sample: _Sample, censoring: survival.Censoring) -> dict[str, _Foun
 
 
 def _integrated(sample: _Sample, censoring: survival.Censoring) -> _Found:
-    """The integrated Brier score over the edges up to the last horizon that some row is followed beyond."""
+    """The integrated Brier score over the edges up to the last horizon that some of all that is judged go beyond."""
     (times, events), prediction = _followed(sample), sample.prediction
     nothing = np.full(len(sample.every.counts), np.nan)
     if prediction.survival is None:
         return _Found(nothing, "no survival is predicted")
     edges = np.asarray(prediction.edges_days, np.float64)
-    used = (edges <= sample.context.horizons[-1]) & (edges < times.max())
+    followed = times.max() if sample.context.followed_days is None else sample.context.followed_days
+    used = (edges <= sample.context.horizons[-1]) & (edges < followed)
     if used.sum() < 2:
         return _Found(nothing, "fewer than two edges are within follow-up")
+    if edges[used][-1] >= times.max():
+        return _Found(nothing, "nobody is followed beyond the last edge that all are judged by")
     try:
         if not censoring.probability(edges[used]).all():  # such rows would count as if predicted without an error
             return _Found(nothing, "all of train were censored by one of the edges")

@@ -54,11 +54,14 @@ class Context:
       train_times: [M] float, days to the event or to censoring, of train: censoring is estimated on it.
       train_events: [M] bool.
       horizons: days, increasing; the last is where Uno's C and the integrated Brier score end.
+      followed_days: the longest follow-up of all that is judged, so that the integrated Brier score of groups is over
+        the same times; None: that of the rows.
     """
 
     train_times: np.ndarray
     train_events: np.ndarray
     horizons: tuple[float, ...]
+    followed_days: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ labels alone, each with --seeds seeds. The mean log odds of all of them are an e
 that and boosted trees. One report compares them all with baselines from counts, by sex, race and age band; what is
 printed are the tables of README.md. With --folds=N another tenth of the patients is held out in each of N folds (10:
 each patient once), and what is printed at last are the means over folds. Steps that are finished in --work are not done
-again.
+again, and other data or settings than theirs are refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ehrjax.core.side_by_side import at_once, trained, verb
+from ehrjax.core.errors import exits_cleanly
+from ehrjax.core.side_by_side import at_once, claim, trained, verb
 
 if TYPE_CHECKING:
     from ehrjax.evals.seeds import Mean
@@ -281,6 +282,7 @@ def tell_calibration(told: dict[str, Any], shown: dict[str, str]) -> None:
         print(f"| {label} | " + " | ".join(cells) + " |")
 
 
+@exits_cleanly
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
@@ -289,6 +291,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
+    args.data = str(Path(args.data).resolve())
+    claim(work, {name: getattr(args, name) for name in ("data", "epochs", "pretrain", "seeds")})
     begun, folds = time.monotonic(), []
     for fold in range(args.folds):
         folds.append(held_out(work / f"fold-{fold}" if fold else work, fold, args))

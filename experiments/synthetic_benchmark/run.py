@@ -8,7 +8,8 @@ records of train and fine-tuned on three tasks at once, for three seeds. Labels 
 anew for each seed; baselines and all models learn from the same. GPT-2 is also asked without any label, by sampled
 futures, and so are fading sums (times until codes come), by their rates; on what these know, frozen, boosted trees are
 fitted. The true probability of every label is known, so the report says how much of the gap between counts and the best
-possible each closes. A step that is finished in --work is not done again.
+possible each closes. A step that is finished in --work is not done again, and other sizes than
+its are refused.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from ehrjax.core import side_by_side
+from ehrjax.core.errors import exits_cleanly
 from ehrjax.core.side_by_side import at_once
 
 TASKS = ("readmission_30d", "new_heart_failure_1y", "new_diabetes_1y")
@@ -336,6 +338,7 @@ def told_of_futures(work: Path, tasks: Iterable[str], args: argparse.Namespace) 
     return found
 
 
+@exits_cleanly
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work")
@@ -352,7 +355,7 @@ def main() -> None:
         ROWS.update(dict.fromkeys(ROWS, (4, 128)))
     begun = time.monotonic()
     work = Path(args.work or tempfile.mkdtemp(prefix="synthetic-benchmark-"))
-    work.mkdir(parents=True, exist_ok=True)
+    side_by_side.claim(work, {name: getattr(args, name) for name in (*sizes, "smoke", "steps") if name != "parallel"})
     _compiling["JAX_COMPILATION_CACHE_DIR"] = str(work.resolve() / "programs")  # the seeds have the same programs
     prepared(work, args)
     tasks, seeds = TASKS[:1] if args.smoke else TASKS, range(args.seeds)

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from ehrjax.core import side_by_side
+from ehrjax.core.errors import InputError
 from ehrjax.core.side_by_side import at_once
 
 
@@ -44,6 +45,13 @@ def test_a_run_that_was_stopped_before_its_end_is_no_result(tmp_path, monkeypatc
     (run / "final.json").touch()
     assert side_by_side.trained(run, "--config=c") == run
     assert asked == [("ehrjax.train", "--config=c", f"--workdir={run}")]
+
+
+def test_a_folder_is_of_one_set_of_settings(tmp_path) -> None:
+    for _ in range(2):
+        side_by_side.claim(tmp_path / "work", {"epochs": 2, "seeds": 1})
+    with pytest.raises(InputError, match="made with epochs 2; go back"):
+        side_by_side.claim(tmp_path / "work", {"epochs": 3, "seeds": 1})
 
 
 def test_a_command_that_fails_is_an_error(tmp_path) -> None:

@@ -354,6 +354,9 @@ def test_bad_input(made, report, tmp_path):
     halves.write_parquet(tmp_path / "half.parquet")
     (tmp_path / "g.csv").write_text("subject_id,period\n1,a\n")
     synthetic.write(made / "fewer", patients=20, seed=0)
+    # Seen before anything is predicted.
+    in_a_file = f"--output={tmp_path / 'few.parquet' / 'out'}"
+    assert "Cannot write the evaluation" in one_sentence([f"--predictions={tmp_path / 'none'}", labels, in_a_file])
     for arguments, message in (
         ([run, labels, "--split=train"], "--force"),
         ([run], "--labels"),
@@ -367,9 +370,12 @@ def test_bad_input(made, report, tmp_path):
         ([run, labels, "--events=", "--probe=forest"], "forest"),
         ([run, labels, "--events=", "--together=all=two,three"], "three"),
         ([run, labels, "--events=", "--together=two"], "at least two"),
+        ([run, labels, "--events=", "--partial"], "--predictions"),
         ([run, labels, "--reference=nobody", "--events="], "nobody"),
         ([run, labels, "--events=", f"--groups={tmp_path / 'g.csv'}:period"], "of its own"),
         ([run, labels, f"--events={made / 'fewer'}"], "subjects with labels"),
+        ([run, labels, f"--events={made / 'fewer'}", "--baselines=none"], "subjects with labels"),
+        ([run, labels, "--since=0001-01-01T00:00+05:00"], "write a date"),
         ([f"--predictions={tmp_path / 'none.parquet'}", labels], "do not exist"),
         ([f"--predictions=..={tmp_path / 'few.parquet'}", labels], "NAME=PATH"),
         ([f"--predictions={tmp_path / 'half.parquet'}", labels], "not whole"),

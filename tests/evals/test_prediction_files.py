@@ -35,7 +35,7 @@ def made(kind: str, count: int = 60, seed: int = 0) -> Predictions:
         "number": (rng.normal(size=(count, 1)), rng.normal(size=(count, 1)), ()),
         "time": (
             np.stack([rng.exponential(100, count), rng.random(count) < 0.5], 1),
-            np.concatenate([one, many], 1),
+            np.concatenate([one, -np.sort(-many, axis=1)], 1),
             (30.0, 90.0, 365.0),
         ),
     }[kind]
@@ -136,6 +136,20 @@ def test_files_that_no_table_can_be_made_of(tmp_path):
     with pytest.raises(InputError, match="metadata"):
         prediction_files.read(tmp_path / "bytes.parquet")
     place = codes.schema.get_field_index("label_codes")
+    survival = [[0.9, 0.5, 0.5 + 1e-8]] * (len(times) - 1) + [[0.5, 0.75, 0.25]]
+    rising = times.set_column(
+        times.schema.get_field_index("predicted_survival"), "predicted_survival", pa.array(survival)
+    )
+    pq.write_table(rising, tmp_path / "rising.parquet")
+    with pytest.raises(InputError, match=r"survival rises in 1 rows \(the first is row 60,"):
+        prediction_files.read(tmp_path / "rising.parquet")
+    huge = prediction_files.as_table(made("number"))
+    at = huge.schema.get_field_index("predicted_float_value")
+    pq.write_table(
+        huge.set_column(at, "predicted_float_value", pa.array([1e39] * len(huge))), tmp_path / "huge.parquet"
+    )
+    with pytest.raises(InputError, match="not a finite number in 60 rows"):
+        prediction_files.read(tmp_path / "huge.parquet")
     numbers = codes.set_column(place, "label_codes", pa.array([1] * len(codes)))
     pq.write_table(numbers, tmp_path / "codes.parquet")
     with pytest.raises(InputError, match="lists of codes"):

@@ -215,6 +215,9 @@ def test_times_without_what_they_need() -> None:
     assert target.truth[:, 0].max() < 900 and within == pytest.approx(
         expected("time", np.ones((1, len(SUBJECTS))))["integrated_brier"][0], abs=1e-9
     )
+    # A group that is followed less long has none, instead of one over fewer edges.
+    longer = suites.Context(context.train_times, context.train_events, (50.0, 5000.0), followed_days=1000.0)
+    assert reasons(target.truth, longer)["integrated_brier"].startswith("nobody is followed beyond the last edge")
     early = suites.Context(context.train_times, context.train_events, (1e-9,))
     assert reasons(target.truth, early)["uno_c"] == "no events before the last horizon"
     assert reasons(target.truth, early)["integrated_brier"] == "fewer than two edges are within follow-up"

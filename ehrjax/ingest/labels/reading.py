@@ -202,7 +202,7 @@ def _one_value(frame: pl.DataFrame, path: Path) -> str:
         if missing := frame[name].null_count():
             raise InputError(f"{path} has {missing} labels without a value in {name}; each label needs one.")
     for name in numbers:
-        wrong = frame.filter(~pl.col(name).is_finite())
+        wrong = frame.filter(~pl.col(name).cast(pl.Float32).is_finite())  # as they are trained on
         if len(wrong):
             raise InputError(
                 f"{path} has {len(wrong)} labels whose {name} is not a finite number (the first: subject "
