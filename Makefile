@@ -14,12 +14,15 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("ehrjax needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
+# Of some 25,000 modules a few are used, and these are compiled when they are imported.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile -e
+
 $(VENV)/.installed: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e .
+	$(INSTALL) .
 	@touch $@
 
 $(VENV)/.installed-test: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[test]'
+	$(INSTALL) '.[test]'
 	@touch $@ $(VENV)/.installed
 
 # A finished folder is kept: running the command again continues from it.
