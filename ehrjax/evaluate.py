@@ -7,12 +7,13 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ehrjax.core import memory
 from ehrjax.core.errors import InputError, exits_cleanly
-from ehrjax.evals.settings import BY_LABELS, LINEAR, PROBES, SHOTS, WHERE_POSSIBLE
+from ehrjax.evals.settings import BY_LABELS, LINEAR, PROBES, SHOTS, WHERE_POSSIBLE, Joined
 
 # A file system's names are of 255 bytes, and to ours something may be added.
 _LONGEST_NAME = 60
@@ -51,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> None:
         baselines=tuple(name for name in baselines if name and name != "none"),
         probes=_probes(args.probe, few_shot=bool(args.few_shot and opened)),
         zero_shot=args.zero_shot,
-        together=_together(args.together),
+        joined=_joined(args.joined),
         few_shot=_sizes(args.few_shot),
         shots=args.shots,
         group_file=groups,
@@ -117,16 +118,17 @@ def _groups(text: str) -> tuple[str, tuple[str, ...]]:
     return path, chosen
 
 
-def _together(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    found = {}
-    for text in given:
+def _joined(given: Sequence[tuple[bool, str]]) -> dict[str, Joined]:
+    found: dict[str, Joined] = {}
+    for stacked, text in given:
         given_name, _, members = text.partition("=")
-        name, chosen = _name(given_name, text), tuple(filter(None, members.split(",")))
-        if len(chosen) < 2:
-            raise InputError(f"--together is {text!r}; write NAME=A,B with the names of at least two models.")
+        own = Joined(tuple(filter(None, members.split(","))), stacked)
+        name = _name(given_name, text)
+        if len(own.members) < 2:
+            raise InputError(f"{own.option} is {text!r}; write NAME=A,B with the names of at least two models.")
         if name in found:
-            raise InputError(f"Two are called {name}; give one another name (--together=NAME=A,B).")
-        found[name] = chosen
+            raise InputError(f"Two are called {name}; give one another name ({own.option}=NAME=A,B).")
+        found[name] = own
     return found
 
 
@@ -223,7 +225,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CODE@HORIZON",
         help="also the risk of a code that runs of times to events know without labels; default: what the labels ask",
     )
-    add("--together", action="append", default=[], metavar="NAME=A,B", help="also the mean log odds of A and B")
+    # In the order in which they are given, since each may name those before it.
+    join = partial(add, action="append", dest="joined", default=[], metavar="NAME=A,B")
+    join("--together", type=lambda text: (False, text), help="also the mean log odds of A and B")
+    join("--stacked", type=lambda text: (True, text), help="also A's and B's log odds, weighted as tuning says best")
     add("--few_shot", default="", metavar="K,K,...", help="curves over k labels of each answer; all: 1 to 128")
     add("--shots", default="", help="EHRSHOT's all_shots_data.json; default: seeded draws")
     add("--groups", default="", metavar="FILE:COLUMN,...", help="further groups, by subject_id (and prediction_time)")

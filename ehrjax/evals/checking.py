@@ -81,24 +81,25 @@ def baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
     return chosen
 
 
-def events(dataset: MedsDataset, found: Judged, own: str) -> None:
+def events(dataset: MedsDataset, found: Judged, own: str, *, counted: bool) -> None:
     """Refuses events without the labels' subjects, and warns of events that are not those of tokens or labels.
 
     Args:
       dataset: the events, of which baselines, few-shot counts and groups are.
+      counted: they are for more than groups.
       found: the labels.
       own: the events' fingerprint.
 
     Raises:
-      InputError: a labelled subject has no events, which would make the baselines worse than they are.
+      InputError: a labelled subject has no events, which would make what is counted worse than it is.
     """
     ids = pl.concat([own.keys["subject_id"] for own in found.truth.values()]).unique().sort()
     strangers = ids.filter(~ids.is_in(dataset.splits["subject_id"].implode()))
     if len(strangers):
-        raise InputError(
-            f"{dataset.folder} lacks {len(strangers):,} of {len(ids):,} subjects with labels (such as "
-            f"{strangers[0]}); name the events that the labels were made from."
-        )
+        lacking = f"{dataset.folder} lacks {len(strangers):,} of {len(ids):,} subjects with labels"
+        if counted:
+            raise InputError(f"{lacking} (such as {strangers[0]}); name the events that the labels were made from.")
+        found.warnings.append(f"{lacking}, so their groups are unknown.")
     told = {found.labels.info.get("dataset", {}).get("fingerprint")}
     told |= {tokens.dataset.info["source_fingerprint"] for tokens in found.tokens.values()}
     if told - {None, own}:
@@ -112,25 +113,28 @@ def names(made: Sequence[str], found: Judged, settings: Settings) -> None:
     """Names of what is compared: each once, and those that options refer to among them.
 
     Args:
-      made: the names of all entries but the oracle and what is together.
+      made: the names of all entries but the oracle and what is joined.
       found: the labels.
-      settings: with `together` and `reference`.
+      settings: with `joined` and `reference`.
 
     Raises:
-      InputError: two of one name, an unknown one, nothing at all, or --together on labels that are not yes or no.
+      InputError: two of one name, an unknown one, nothing at all, or joining on labels that are not yes or no, or by
+        weights without labels of tuning, or where tuning judges.
     """
-    every = [*made, *settings.together]
+    every = [*made, *settings.joined]
     every += [ORACLE] if judged.TRUE_PROBABILITY in found.labels.frame.columns else []
     if twice := sorted({name for name in every if every.count(name) > 1}):
         raise InputError(f"Two models are called {twice[0]}; give one another name (NAME=PATH).")
     if not made:
         raise InputError("Nothing is to be compared: name a --workdir, --predictions, or --events for baselines.")
     known = list(made)
-    for name, members in settings.together.items():
-        if unknown := [member for member in members if member not in known]:
-            raise InputError(f"--together {name} names {unknown[0]!r}; choose {', '.join(known)}.")
+    for name, asked in settings.joined.items():
+        if unknown := [member for member in asked.members if member not in known]:
+            raise InputError(f"{asked.option} {name} names {unknown[0]!r}; choose {', '.join(known)}.")
         known.append(name)
         if found.target.kind != "yes_no":
-            raise InputError(f"--together {name} is a mean of log odds, and the labels are not yes or no.")
+            raise InputError(f"{asked.option} {name} is of log odds, and the labels are not yes or no.")
+        if asked.stacked and settings.split == TUNING:
+            raise InputError(f"--stacked {name} is fitted on tuning, so it cannot be judged by it.")
     if settings.reference and settings.reference not in every:
         raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(every)}.")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from ehrjax.core import config as configs
@@ -19,9 +18,6 @@ from ehrjax.evals.judged import Judged
 from ehrjax.evals.prediction_files import KEYS, Predictions
 from ehrjax.ingest.meds import TUNING
 from ehrjax.vocab.events import Event
-
-# A probability of 0 or 1 has no odds.
-_LEAST = 1e-6
 
 
 def of_run(name: str, run: Any, found: Judged, split: str) -> Entry:
@@ -152,32 +148,6 @@ def oracle(found: Judged, split: str) -> Entry | None:
         return None
     told = {"what it is": "the probability under the process that made the data, given everything recorded"}
     return Entry("oracle", "best possible", "oracle", made[split], made.get(TUNING), told)
-
-
-def together(name: str, members: Sequence[str], entries: Sequence[Entry]) -> Entry:
-    """The mean log odds of several entries, on the labels that each of them has a prediction for.
-
-    Args:
-      name: of the new entry.
-      members: names of entries.
-      entries: all there are; yes or no.
-    """
-    known = {entry.name: entry for entry in entries}
-    chosen = [known[member] for member in members]
-    tuning = [entry.tuning for entry in chosen if entry.tuning is not None]
-    made = _mean_odds([entry.held_out for entry in chosen])
-    told = {"mean log odds of": ", ".join(members)}
-    return Entry(name, name, "model", made, _mean_odds(tuning) if len(tuning) == len(chosen) else None, told)
-
-
-def _mean_odds(given: Sequence[Predictions]) -> Predictions:
-    keys = given[0].keys
-    for own in given[1:]:
-        keys = keys.join(own.keys, on=list(KEYS), how="semi", maintain_order="left")
-    aligned = [judged.aligned(own, keys) for own in given]
-    risks = np.clip([own.values.astype(np.float64) for own in aligned], _LEAST, 1 - _LEAST)
-    odds = np.log(risks / (1 - risks)).mean(axis=0)
-    return replace(aligned[0], values=(1 / (1 + np.exp(-odds))).astype(np.float32))
 
 
 def on_common_labels(entries: Sequence[Entry], keys: pl.DataFrame) -> list[Entry]:

@@ -27,6 +27,7 @@ from ehrjax.evals import (
     efficiency,
     entries,
     evaluation_page,
+    joined,
     judging,
     predicting,
     prediction_files,
@@ -94,7 +95,7 @@ def _measured(
         found.warnings.append("Baselines and probes are fitted on train, so they are left out.")
         baselines, probes = (), ()
     if simple.dataset is not None:
-        checking.events(simple.dataset, found, own_events)
+        checking.events(simple.dataset, found, own_events, counted=bool(baselines or settings.few_shot))
     if TREES in probes:
         fitting.check_trees(found.target.kind)
     kinds = {LINEAR: fitting.PROBE, TREES: fitting.TREES}
@@ -125,8 +126,8 @@ def _measured(
         made.append(simple.baseline(name))
     on_vectors, vectors = _on_vectors(runs if probes else {}, probes, simple, say)
     made += [*trained, *given, *on_vectors]
-    for name, members in settings.together.items():
-        made.append(entries.together(name, members, made))
+    for name, asked_for in settings.joined.items():
+        made.append((joined.stacked if asked_for.stacked else joined.together)(name, asked_for.members, made))
     if best is not None:
         made.append(best)
     made = entries.on_common_labels(made, found.truth[settings.split].keys)

@@ -21,6 +21,19 @@ BY_LABELS = "labels"
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Names of entries that are joined to one: by their mean log odds, or by weights that are fitted on tuning."""
+
+    members: tuple[str, ...]
+    stacked: bool = False
+
+    @property
+    def option(self) -> str:
+        """How it is asked for."""
+        return "--stacked" if self.stacked else "--together"
+
+
+@dataclass(frozen=True)
 class Settings:
     """What is evaluated, and how.
 
@@ -36,7 +49,7 @@ class Settings:
       probes: of PROBES, on the frozen vectors of each run.
       zero_shot: CODE@HORIZON, whose risk runs of times to events tell without labels; BY_LABELS: what the labels ask
         about; empty: not wanted.
-      together: name -> names of entries whose mean log odds are an entry too.
+      joined: name -> entries whose log odds make one too.
       few_shot: sizes k; empty: none.
       shots: EHRSHOT's file of shots; empty: seeded ones.
       group_file, group_columns: further groups.
@@ -59,7 +72,7 @@ class Settings:
     baselines: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     zero_shot: str = ""
-    together: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    joined: Mapping[str, Joined] = field(default_factory=dict)
     few_shot: tuple[int, ...] = ()
     shots: str = ""
     group_file: str = ""

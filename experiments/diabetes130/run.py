@@ -6,11 +6,11 @@
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
 in death or in hospice care have no label. BEHRT, GPT-2 and fading sums are pretrained on the stays of train (masked
 codes, next token, codes of the next stay) and fine-tuned, and also trained on the labels alone; a visit LSTM on the
-labels alone, each with --seeds seeds. The mean log odds of all of them are an entry of their own, and so is the mean of
-that and boosted trees. One report compares them all with baselines from counts, by sex, race and age band; what is
-printed are the tables of README.md. With --folds=N another tenth of the patients is held out in each of N folds (10:
-each patient once), and what is printed at last are the means over folds. Steps that are finished in --work are not done
-again, and other data or settings than theirs are refused.
+labels alone, each with --seeds seeds. All of them are also joined to one: by their mean log odds, and stacked, with
+weights fitted on tuning, with and without the boosted trees. One report compares them all with baselines from counts,
+by sex, race and age band; what is printed are the tables of README.md. With --folds=N another tenth of the patients is
+held out in each of N folds (10: each patient once), and what is printed at last are the means over folds. Steps that
+are finished in --work are not done again, and other data or settings than theirs are refused.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ if TYPE_CHECKING:
 
 TASK = "readmission_30d"
 PRETRAINED = {"behrt": "BEHRT", "gpt2": "GPT-2", "fading": "fading sums"}
-TREES, BOOSTED = "counts_gbm", "counts, boosted trees"
-TOGETHER, WITH_TREES = "all_together", "all_with_trees"
-ENTRIES = {TOGETHER: "all networks, together", WITH_TREES: "all networks together, with boosted trees"}
+LINEAR, TREES, BOOSTED = "counts_lr", "counts_gbm", "counts, boosted trees"
+COUNTS, TOGETHER, STACKED, WITH_TREES = "counts_stacked", "all_together", "all_stacked", "all_with_trees"
+ENTRIES = {
+    COUNTS: "counts, linear and trees stacked",
+    TOGETHER: "all networks, mean",
+    STACKED: "all networks, stacked",
+    WITH_TREES: "all networks and trees, stacked",
+}
 # Whose groups and calibration are printed; the report has those of all.
-SHOWN = (BOOSTED, *ENTRIES.values())
+SHOWN = (BOOSTED, ENTRIES[STACKED], ENTRIES[WITH_TREES])
 CONTEXT = ("--config.data.context_length=256", "--config.data.max_segments=32", "--config.batch_size=16")
 SMALL = {
     "behrt": (
@@ -191,8 +196,10 @@ def reported(work: Path, named: dict[str, Path]) -> Path:
             f"--labels={work / 'events' / 'labels' / TASK}",
             f"--events={work / 'events'}",
             f"--groups={ages(work)}:age_band",
+            f"--stacked={COUNTS}={LINEAR},{TREES}",
             f"--together={TOGETHER}={','.join(named)}",
-            f"--together={WITH_TREES}={TOGETHER},{TREES}",
+            f"--stacked={STACKED}={','.join(named)}",
+            f"--stacked={WITH_TREES}={','.join(named)},{TREES}",
             f"--reference={TREES}",
             f"--output={output}",
         )
@@ -206,7 +213,7 @@ def models(seeds: int) -> dict[str, list[str]]:
         return [f"{name}_{seed}" for seed in range(seeds)]
 
     return {
-        "counts, linear": ["counts_lr"],
+        "counts, linear": [LINEAR],
         BOOSTED: [TREES],
         **{f"{name}, pretrained": each(f"{model}_pretrained") for model, name in PRETRAINED.items()},
         **{f"{name}, labels alone": each(f"{model}_labels_alone") for model, name in PRETRAINED.items()},

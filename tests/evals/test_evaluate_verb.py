@@ -14,7 +14,7 @@ import ehrjax
 from ehrjax import evaluate, train
 from ehrjax.core.errors import InputError
 from ehrjax.data import prepare_tokens
-from ehrjax.evals import past, prediction_files
+from ehrjax.evals import joined, past, prediction_files
 from ehrjax.ingest import synthetic
 from tests.conftest import behrt_recipe, refused
 
@@ -62,6 +62,7 @@ def report(made):
             "--probe=linear,trees",
             "--together=both=counts_lr,two",
             "--together=more=both,two",
+            "--stacked=weighted=counts_lr,more",
             "--few_shot=1,4",
             "--robustness",
             "--resamples=50",
@@ -120,6 +121,20 @@ def test_several_together_are_their_mean_log_odds(report):
         odds = {name: np.log(values / (1 - values)) for name, values in risk.items()}
         np.testing.assert_allclose(odds["both"], (odds["counts_lr"] + odds["two"]) / 2, atol=1e-4)
         np.testing.assert_allclose(odds["more"], (odds["both"] + odds["two"]) / 2, atol=1e-4)
+
+
+def test_stacked_models_are_weighted_by_tuning(report):
+    told = json.loads((report / "metrics.json").read_text())
+    model = next(m for m in told["result"]["models"] if m["name"] == "weighted")
+    risk = {
+        name: prediction_files.read(report / "predictions" / name / "tuning.parquet")
+        for name in ("weighted", "counts_lr", "more")
+    }
+    odds = {name: np.log(own.values / (1 - own.values)).astype(np.float64) for name, own in risk.items()}
+    weights, offset = joined.fit(np.hstack([odds["counts_lr"], odds["more"]]), risk["more"].truth[:, 0] > 0)
+    assert model["told"]["log odds of"] == f"{weights[0]:.3f} counts_lr, {weights[1]:.3f} more"
+    expected = odds["counts_lr"] * weights[0] + odds["more"] * weights[1] + offset
+    np.testing.assert_allclose(odds["weighted"], expected, atol=1e-4)
 
 
 def test_risks_without_labels(made, tmp_path):
@@ -370,11 +385,15 @@ def test_bad_input(made, report, tmp_path):
         ([run, labels, "--events=", "--probe=forest"], "forest"),
         ([run, labels, "--events=", "--together=all=two,three"], "three"),
         ([run, labels, "--events=", "--together=two"], "at least two"),
+        (
+            [run, labels, "--split=tuning", "--stacked=s=counts_lr,two", f"--events={made / 'events'}"],
+            "cannot be judged",
+        ),
         ([run, labels, "--events=", "--partial"], "--predictions"),
         ([run, labels, "--reference=nobody", "--events="], "nobody"),
         ([run, labels, "--events=", f"--groups={tmp_path / 'g.csv'}:period"], "of its own"),
         ([run, labels, f"--events={made / 'fewer'}"], "subjects with labels"),
-        ([run, labels, f"--events={made / 'fewer'}", "--baselines=none"], "subjects with labels"),
+        ([run, labels, f"--events={made / 'fewer'}", "--baselines=none", "--few_shot=1"], "subjects with labels"),
         ([run, labels, "--since=0001-01-01T00:00+05:00"], "write a date"),
         ([f"--predictions={tmp_path / 'none.parquet'}", labels], "do not exist"),
         ([f"--predictions=..={tmp_path / 'few.parquet'}", labels], "NAME=PATH"),
