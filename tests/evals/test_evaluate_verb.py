@@ -98,6 +98,7 @@ def test_metrics_are_those_of_the_written_predictions(report):
         "trees_two",
         "both",
         "more",
+        "weighted",
         "oracle",
     ]
     for model in told["result"]["models"]:
@@ -168,7 +169,7 @@ def test_oracle_groups_robustness_cost_and_shots_are_told(report):
     result = told["result"]
     assert set(result["oracle"]["models"]) == {
         "majority", "age_sex", "counts_lr", "counts_gbm", "two", "probe_two", "trees_two",
-        "both", "more",
+        "both", "more", "weighted",
     }  # fmt: skip
     assert not any(found["leak"] for found in result["oracle"]["models"].values())
     for column in ("sex", "age", "race", "insurance"):
