@@ -266,6 +266,8 @@ def tell_differences(found: dict[str, Mean]) -> None:
         print(f"| {name}: pretraining | {cell(gained, '+')} |")
     for label in (*(f"{name}, pretrained" for name in PRETRAINED.values()), *ENTRIES.values()):
         print(f"| {label}, less linear counts | {cell(found[label].less(found['counts, linear']), '+')} |")
+    beyond = found[ENTRIES[WITH_TREES]].less(found[ENTRIES[COUNTS]])
+    print(f"| {ENTRIES[WITH_TREES]}, less {ENTRIES[COUNTS]} | {cell(beyond, '+')} |")
 
 
 def tell_groups(told: dict[str, Any], shown: dict[str, str]) -> None:
