@@ -86,9 +86,9 @@ def events(dataset: MedsDataset, found: Judged, own: str, *, counted: bool) -> N
 
     Args:
       dataset: the events, of which baselines, few-shot counts and groups are.
-      counted: they are for more than groups.
       found: the labels.
       own: the events' fingerprint.
+      counted: they are for more than groups.
 
     Raises:
       InputError: a labelled subject has no events, which would make what is counted worse than it is.
@@ -118,8 +118,8 @@ def names(made: Sequence[str], found: Judged, settings: Settings) -> None:
       settings: with `joined` and `reference`.
 
     Raises:
-      InputError: two of one name, an unknown one, nothing at all, or joining on labels that are not yes or no, or by
-        weights without labels of tuning, or where tuning judges.
+      InputError: two of one name, an unknown one, nothing at all, joining on labels that are not yes or no, or
+        stacking where tuning judges.
     """
     every = [*made, *settings.joined]
     every += [ORACLE] if judged.TRUE_PROBABILITY in found.labels.frame.columns else []
