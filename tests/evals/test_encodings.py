@@ -15,7 +15,7 @@ from ehrjax.core.errors import InputError
 from ehrjax.data import rows, token_dataset
 from ehrjax.evals import encodings, vector_files
 from ehrjax.metrics import similarity
-from tests.conftest import verb
+from tests.conftest import run_here
 from tests.hf import born
 
 
@@ -156,13 +156,14 @@ def test_the_verb_writes_attention_or_says_why_not(run, toy_tokens, tmp_path):
         ([f"--output={out}", f"--attention={tmp_path / 'a.csv'}", "--contextual"], "written to .npz"),
         ([f"--output={out}", f"--attention={attention}", "--contextual"], None),
     ):
-        process = verb("encode", "codes", *common, *more)
-        _, err = process.communicate()
+        result = run_here("encode", "codes", *common, *more)
         if message:
-            assert process.returncode == 2 and message in err and "Traceback" not in err, err
+            assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, (
+                result.stderr
+            )
             assert not list(tmp_path.iterdir())
         else:
-            assert process.returncode == 0, err
+            assert result.returncode == 0, result.stderr
     with np.load(attention) as told, np.load(out) as codes:
         assert told["attention"].shape == (len(told["token"]), 2, 3)
         assert told["token"].tolist() == codes["token"].tolist() and told["str"].tolist() == codes["str"].tolist()
@@ -204,9 +205,8 @@ def test_the_verb_streams_files_that_agree(run, toy_tokens, tmp_path, monkeypatc
     files = {}
     for name in ("parquet", "npz"):
         path = tmp_path / f"patients.{name}"
-        process = verb("encode", "patients", f"--workdir={run.folder}", f"--input={toy_tokens}", f"--output={path}")
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+        result = run_here("encode", "patients", f"--workdir={run.folder}", f"--input={toy_tokens}", f"--output={path}")
+        assert result.returncode == 0, result.stderr
         files[name] = vector_files.read(path)
     np.testing.assert_array_equal(files["parquet"].vectors, files["npz"].vectors)
     dataset = token_dataset.open_tokens(toy_tokens)
@@ -216,11 +216,12 @@ def test_the_verb_streams_files_that_agree(run, toy_tokens, tmp_path, monkeypatc
     unit = files["npz"].vectors / np.linalg.norm(files["npz"].vectors, axis=1, keepdims=True)
     order = np.argsort(-(unit @ unit[0]))
     assert [i for i, _ in near] == [i for i in order.tolist() if i][:3]
-    process = verb(
+    result = run_here(
         "encode", "nearest", f"--vectors={tmp_path / 'patients.parquet'}", f"--subject={everyone[0]}", "--k=3"
     )
-    out, err = process.communicate()
-    assert [int(line.split()[0]) for line in out.splitlines()] == [int(everyone[i]) for i, _ in near], err
+    assert [int(line.split()[0]) for line in result.stdout.splitlines()] == [int(everyone[i]) for i, _ in near], (
+        result.stderr
+    )
 
 
 def test_bad_input(run, toy_tokens, tmp_path):
@@ -233,13 +234,11 @@ def test_bad_input(run, toy_tokens, tmp_path):
         ([f"--workdir={run.folder}", f"--output={tmp_path / 'v.npz'}", "--split=train,train"], "names a split twice"),
         ([f"--workdir={run.folder}", f"--output={run.folder / 'config.json' / 'v.parquet'}"], "Cannot write the file"),
     ):
-        process = verb("encode", "visits", f"--input={toy_tokens}", *arguments)
-        _, err = process.communicate()
-        assert process.returncode == 2 and message in err and "Traceback" not in err, err
+        result = run_here("encode", "visits", f"--input={toy_tokens}", *arguments)
+        assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
     for k in (0, -4):
-        process = verb("encode", "nearest", f"--vectors={tmp_path / 'v.npz'}", "--subject=1", f"--k={k}")
-        _, err = process.communicate()
-        assert process.returncode == 2 and f"--k is {k}" in err, err
+        result = run_here("encode", "nearest", f"--vectors={tmp_path / 'v.npz'}", "--subject=1", f"--k={k}")
+        assert result.returncode == 2 and f"--k is {k}" in result.stderr, result.stderr
     with pytest.raises(InputError, match="holds no vectors"):
         vector_files.read(tmp_path / "none.npz")
     assert json.loads((run.folder / "config.json").read_text())["config"]["model"]["name"] == "bert"

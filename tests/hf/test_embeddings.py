@@ -13,7 +13,7 @@ from ehrjax.core import trees
 from ehrjax.core.errors import InputError
 from ehrjax.hf import embeddings, tables
 from ehrjax.hf.embeddings import Embeddings
-from tests.conftest import verb
+from tests.conftest import run_here
 from tests.hf import born, models
 
 CODES = ("E11.65", "I10", "LAB//718//mg/dL", "Größe", "a,b", "x")
@@ -147,12 +147,11 @@ def test_tables_of_models_and_the_verb(tmp_path):
     np.testing.assert_array_equal(found.vectors, model.get_input_embeddings().weight.detach().numpy())
     run = born.write(tmp_path / "run", "bert")
     assert embeddings.read(tmp_path / "run").codes == tuple(run.vocabulary.strings)
-    process = verb("convert", "embeddings", f"--input={tmp_path / 'run'}", f"--output={tmp_path / 't.safetensors'}",
+    result = run_here("convert", "embeddings", f"--input={tmp_path / 'run'}", f"--output={tmp_path / 't.safetensors'}",
                    "--describe", "--nearest=DEATH", f"--vocab={tmp_path / 'run' / 'vocab.csv'}",
                    f"--unmapped={tmp_path / 'lost.txt'}")  # fmt: skip
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "46 x 48" in out and "nearest to DEATH:" in out and "100.00 % of tokens" in out
+    assert result.returncode == 0, result.stderr
+    assert all(told in result.stdout for told in ("46 x 48", "nearest to DEATH:", "100.00 % of tokens"))
     assert (tmp_path / "lost.txt").read_text() == ""
     assert len(embeddings.read(tmp_path / "t.safetensors").vectors) == 46
 
@@ -256,12 +255,13 @@ def test_the_verb_keeps_rows_or_refuses(tmp_path):
         ("z.pt", "z2.pt", "No row is left to write"),
         ("s.pt", "c.parquet/q.npy", "Cannot write the file"),
     ):
-        process = verb("convert", "embeddings", f"--input={tmp_path / input_}", f"--vocab={tmp_path / 'vocab.csv'}",
+        result = run_here("convert", "embeddings", f"--input={tmp_path / input_}", f"--vocab={tmp_path / 'vocab.csv'}",
                        f"--output={tmp_path / output}")  # fmt: skip
-        _, err = process.communicate()
         if message:
-            assert process.returncode == 2 and message in err and "Traceback" not in err, err
+            assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, (
+                result.stderr
+            )
             assert not (tmp_path / output).exists()
         else:
-            assert process.returncode == 0, err
+            assert result.returncode == 0, result.stderr
             assert embeddings.read(tmp_path / output).codes == tuple(codes[:20])
