@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from ehrjax.core.errors import InputError
 from ehrjax.hf import incoming
-from tests.conftest import verb
+from tests.conftest import run_here
 from tests.hf import models
 
 
@@ -130,9 +130,8 @@ def test_the_verb_exits_with_2(tmp_path):
         (["to-hf", f"--input={tmp_path / 'none'}", f"--output={tmp_path / 'hf'}"], "does not exist"),
         (["embeddings", f"--input={tmp_path / 'none.npy'}", "--describe"], "does not exist"),
     ):
-        process = verb("convert", *arguments)
-        _, err = process.communicate()
-        assert process.returncode == 2 and message in err and "Traceback" not in err, err
+        result = run_here("convert", *arguments)
+        assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
 
 
 def test_a_hub_id_without_a_network_says_what_to_do(tmp_path, monkeypatch):

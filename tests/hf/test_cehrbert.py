@@ -169,13 +169,12 @@ def test_the_same_numbers_and_the_way_back(case, tmp_path):
 
 def test_a_run_that_was_trained_here_has_its_class_s_names(tmp_path):
     """Our own pretraining, with values, leaves with the names of the class."""
-    from tests.conftest import verb
+    from tests.conftest import run_here
 
-    process = verb("train", "--config=configs/cehr_bert.py:smoke", f"--workdir={tmp_path / 'run'}",
+    result = run_here("train", "--config=configs/cehr_bert.py:smoke", f"--workdir={tmp_path / 'run'}",
                    "--config.num_steps=6", "--config.embedded.patients=60",
                    "--config.report.enabled=False")  # fmt: skip
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    assert result.returncode == 0, result.stderr
     outgoing.to_hf(tmp_path / "run", tmp_path / "hf")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["include_value_prediction"] and config["architectures"] == ["CehrBertForPreTraining"]

@@ -10,7 +10,7 @@ import transformers
 
 from ehrjax.hf import incoming, names, outgoing
 from ehrjax.hf.families import bert, llama
-from tests.conftest import run_verb
+from tests.conftest import run_here
 from tests.hf import models
 
 
@@ -29,7 +29,7 @@ def test_wrappers_stay_and_are_spoken_of(wrapper, tmp_path):
     _, info = kind.from_pretrained(tmp_path / "plain", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     if wrapper == "module.":
-        result = run_verb("convert", "to-hf", f"--input={tmp_path / 'run'}", f"--output={tmp_path / 'said'}")
+        result = run_here("convert", "to-hf", f"--input={tmp_path / 'run'}", f"--output={tmp_path / 'said'}")
         assert "names begin with 'module.'" in result.stdout and "--plain_names" in result.stdout
 
 

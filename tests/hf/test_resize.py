@@ -9,7 +9,7 @@ import ehrjax
 from ehrjax.core import trees
 from ehrjax.core.errors import InputError
 from ehrjax.hf import incoming, resize
-from tests.conftest import verb
+from tests.conftest import run_here
 from tests.hf import born, models
 
 
@@ -81,9 +81,8 @@ def test_training_goes_on_from_a_converted_checkpoint(toy_tokens, tmp_path):
                f"--config.data.path={toy_tokens}", f"--config.init.checkpoint={tmp_path / 'own'}",
                "--config.num_steps=6", "--config.optimizer.learning_rate=1e-9",
                "--config.report.enabled=False"]  # fmt: skip
-    process = verb(*command)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    result = run_here(*command)
+    assert result.returncode == 0, result.stderr
     trained = trees.flatten(ehrjax.load(tmp_path / "trained").params)
     for path, leaf in trees.flatten(own.params).items():
         np.testing.assert_allclose(trained[path], leaf, atol=1e-6, err_msg=path)
@@ -107,11 +106,10 @@ def test_a_head_that_was_trained_here_leaves_too(toy_tokens, tmp_path):
     shape = ["--config.model.num_layers=2", "--config.model.num_heads=4", "--config.model.hidden_dim=48",
              "--config.model.mlp_dim=96", "--config.model.max_positions=64", "--config.model.num_types=2",
              "--config.model.types=zero", "--config.data.context_length=64", "--config.num_steps=6"]  # fmt: skip
-    process = verb("train", "--config=configs/bert.py:smoke", f"--workdir={tmp_path / 'trained'}", *shape,
+    result = run_here("train", "--config=configs/bert.py:smoke", f"--workdir={tmp_path / 'trained'}", *shape,
                    f"--config.data.path={toy_tokens}", f"--config.init.checkpoint={tmp_path / 'run'}",
                    "--config.report.enabled=False")  # fmt: skip
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    assert result.returncode == 0, result.stderr
     assert source.read(tmp_path / "trained").fresh == ()
     outgoing.to_hf(tmp_path / "trained", tmp_path / "back")
     model, info = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "back", output_loading_info=True)

@@ -13,7 +13,7 @@ import torch
 
 from ehrjax.core.errors import InputError
 from ehrjax.hf import embeddings, from_torch, incoming, tensors
-from tests.conftest import verb
+from tests.conftest import run_here
 from tests.hf import models
 
 
@@ -69,9 +69,10 @@ def test_checkpoints(container, tmp_path, sprung):
     models.save("bert base", tmp_path / "hf")
     (tmp_path / "hf" / "model.safetensors").unlink()
     trapped(tmp_path / "hf" / "pytorch_model.bin", sprung, container)
-    process = verb("convert", "from-hf", f"--input={tmp_path / 'hf'}", f"--output={tmp_path / 'run'}")
-    _, err = process.communicate()
-    assert process.returncode == 2 and "pytorch_model.bin is refused" in err and "Traceback" not in err
+    result = run_here("convert", "from-hf", f"--input={tmp_path / 'hf'}", f"--output={tmp_path / 'run'}")
+    assert (
+        result.returncode == 2 and "pytorch_model.bin is refused" in result.stderr and "Traceback" not in result.stderr
+    )
     trapped(tmp_path / "model.pth", sprung, container)
     with pytest.raises(InputError, match=r"model.pth is refused"):
         from_torch.from_torch(tmp_path / "model.pth", tmp_path / "run")
