@@ -22,7 +22,7 @@ from ehrjax.evals import report, tuning
 from ehrjax.ingest import meds
 from ehrjax.training import run, step
 from ehrjax.training import workdir as workdirs
-from tests.conftest import ROOT, behrt_recipe, run_verb
+from tests.conftest import ROOT, behrt_recipe, run_here
 
 EVIL = "<script>alert('x')</script>"
 SMOKE = (
@@ -51,7 +51,7 @@ def with_splits(source: Path, folder: Path, tuning: int, *, description: str | N
 def train(meds_folder: Path, folder: Path, *more: str) -> tuple[Path, str]:
     tokens = folder / "tokens"
     prepare_tokens.prepare(meds_folder, tokens, behrt_recipe(min_count=2))
-    result = run_verb("train", *SMOKE, f"--config.data.path={tokens}", f"--workdir={folder / 'run'}", *more)
+    result = run_here("train", *SMOKE, f"--config.data.path={tokens}", f"--workdir={folder / 'run'}", *more)
     assert result.returncode == 0, result.stderr
     return folder / "run", result.stdout
 
@@ -107,7 +107,7 @@ def test_the_same_command_writes_the_same_numbers(reported: Path) -> None:
     tokens = json.loads((reported / "config.json").read_text())["config"]["data"]["path"]
     before = (reported / "report" / "masked_code_accuracy.json").read_bytes()
     shutil.rmtree(reported / "report")
-    result = run_verb("train", *SMOKE, f"--config.data.path={tokens}", f"--workdir={reported}")
+    result = run_here("train", *SMOKE, f"--config.data.path={tokens}", f"--workdir={reported}")
     assert result.returncode == 0, result.stderr
     assert (reported / "report" / "masked_code_accuracy.json").read_bytes() == before
 
