@@ -93,7 +93,7 @@ def events(dataset: MedsDataset, found: Judged, own: str, *, counted: bool) -> N
     Raises:
       InputError: a labelled subject has no events, which would make what is counted worse than it is.
     """
-    ids = pl.concat([own.keys["subject_id"] for own in found.truth.values()]).unique().sort()
+    ids = pl.concat([labels.keys["subject_id"] for labels in found.truth.values()]).unique().sort()
     strangers = ids.filter(~ids.is_in(dataset.splits["subject_id"].implode()))
     if len(strangers):
         lacking = f"{dataset.folder} lacks {len(strangers):,} of {len(ids):,} subjects with labels"

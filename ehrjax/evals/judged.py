@@ -97,7 +97,7 @@ def join(
 
 def _target(run: Any, labels: reading.Labels, train_subjects: np.ndarray) -> labelled.Target:
     kind = labelled.kind_of(labels)
-    if kind in ("classes", "codes") and not labels.frame["subject_id"].is_in(train_subjects.tolist()).any():
+    if kind in ("classes", "codes") and not np.isin(labels.frame["subject_id"].to_numpy(), train_subjects).any():
         if (run.folder / predicting.TARGET_FILE).is_file() and (own := predicting.target_of(run)).kind == kind:
             return own
     return labelled.target_of(labels, train_subjects)
