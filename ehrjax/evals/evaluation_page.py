@@ -149,9 +149,9 @@ def _differences(result: Told) -> list[str]:
             continue
         found = result["differences"][model["name"]]
         said = _said(result, found[result["primary"]])
-        rows.append([model["label"], *(number(found[name], signed=True) for name in shown), said])
+        rows.append([model["label"], said, *(number(found[name], signed=True) for name in shown)])
     return [
-        table([f"minus {reference}", *(names[n] for n in shown), f"by {names[result['primary']]}"], rows),
+        table([f"minus {reference}", f"by {names[result['primary']]}", *(names[n] for n in shown)], rows),
         *reasons(found[name] for found in result["differences"].values() for name in shown),
         '<p class="note">Paired: each resample of subjects is the same for both sides.</p>',
     ]
