@@ -1,7 +1,7 @@
 """Readmission within 30 days on UCI Diabetes 130: pretrained and plain models beside linear and boosted baselines.
 
     python experiments/diabetes130/run.py --data=DIR [--work=DIR] [--epochs=2] [--pretrain=3] [--parallel=2]
-        [--seeds=1] [--folds=1]
+        [--seeds=1] [--folds=1] [--first=0]
 
 DIR holds diabetic_data.csv (https://archive.ics.uci.edu/dataset/296). Patients are split, not stays; stays that ended
 in death or in hospice care have no label. BEHRT, GPT-2 and fading sums are pretrained on the stays of train (masked
@@ -9,8 +9,9 @@ codes, next token, codes of the next stay) and fine-tuned, and also trained on t
 labels alone, each with --seeds seeds. All of them are also joined to one: by their mean log odds, and stacked, with
 weights fitted on tuning, with and without the boosted trees. One report compares them all with baselines from counts,
 by sex, race and age band; what is printed are the tables of README.md. With --folds=N another tenth of the patients is
-held out in each of N folds (10: each patient once), and what is printed at last are the means over folds. Steps that
-are finished in --work are not done again, and other data or settings than theirs are refused.
+held out in each of N folds (10: each patient once), and what is printed at last are the means over folds; --first=K
+leaves out the first K. Steps that are finished in --work are not done again, and other data or settings than theirs are
+refused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ehrjax.core.errors import exits_cleanly
+from ehrjax.core.errors import InputError, exits_cleanly
 from ehrjax.core.side_by_side import at_once, claim, trained, verb
 
 if TYPE_CHECKING:
@@ -296,20 +297,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work")
-    for name, default in dict(epochs=2, pretrain=3, parallel=2, seeds=1, folds=1).items():
+    for name, default in dict(epochs=2, pretrain=3, parallel=2, seeds=1, folds=1, first=0).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
+    if not 0 <= args.first < args.folds <= 10:
+        raise InputError(
+            f"--first={args.first} --folds={args.folds} names no fold; there are 10, and --first is below --folds."
+        )
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
     args.data = str(Path(args.data).resolve())
     claim(work, {name: getattr(args, name) for name in ("data", "epochs", "pretrain", "seeds")})
     begun, folds = time.monotonic(), []
-    for fold in range(args.folds):
+    for fold in range(args.first, args.folds):
         folds.append(held_out(work / f"fold-{fold}" if fold else work, fold, args))
-    if args.folds > 1:
+    if len(folds) > 1:
         from ehrjax.evals import seeds
 
         found = {label: seeds.over_folds([fold[label] for fold in folds]) for label in folds[0]}
-        print(f"\nmeans of {args.folds} folds")
+        print(f"\nmeans of {len(folds)} folds")
         tell_means(found, "AUROC")
         tell_differences(found)
     print(f"\n{(time.monotonic() - begun) / 60:.0f} minutes in all")
