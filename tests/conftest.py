@@ -10,8 +10,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from unittest import mock
 
 # Before jax starts: eight devices on one CPU, and a cache so that no program is compiled twice in a test run. Programs
 # are many and small, so that most of the time would go into optimising them, and into the slower one of XLA's two ways
@@ -100,6 +102,16 @@ def _let_programs_go():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _devices(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One device: programs for more take longer to compile. A file that is about several says DEVICES = 8."""
+    import jax
+
+    some = jax.devices()[: getattr(request.module, "DEVICES", 1)]
+    with mock.patch("jax.devices", lambda: some):
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_meds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MEDS dataset of 150 toy subjects in two shards."""
@@ -165,7 +177,7 @@ def run_verb(name: str, *arguments: object, **options: object) -> subprocess.Com
 
 
 def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs a verb to its end in the test's own process, on its devices: one of its own takes seconds to start."""
+    """Runs a verb to its end in the test's own process: one of its own takes seconds to start."""
     main, out, err = importlib.import_module(f"ehrjax.{name}").main, io.StringIO(), io.StringIO()
     given, code = [str(argument) for argument in arguments], 0
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

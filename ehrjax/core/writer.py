@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,8 @@ class Writer:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._stream = open(path, "a", encoding="utf-8")
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            with _without_torch():
+                from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         if wandb and wandb.get("project"):
@@ -91,6 +94,19 @@ class Writer:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """tensorboardX imports torch where there is one, which takes seconds, for tensors that it is never given here."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # importing it fails, as where it is not installed
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

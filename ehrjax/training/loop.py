@@ -59,8 +59,8 @@ class Cadence:
         return self.metric.removeprefix("tuning_").startswith(RISING)
 
     def better(self, value: float, best: float | None) -> bool:
-        """Whether a value of the metric is better than the best so far (None: there is none); NaN never is."""
-        if math.isnan(value):
+        """Whether a value of the metric is better than the best so far (None: there is none); NaN and inf never are."""
+        if not math.isfinite(value):
             return False
         return best is None or (value > best if self.rises else value < best)
 
@@ -344,8 +344,8 @@ def _evaluate(
         values.update(evaluator(state.params))
     if not values:
         return
-    # JSON has no NaN: what is not defined (an AUROC of one class) is left out.
-    writer.write(step, **{name: value for name, value in values.items() if not math.isnan(value)})
+    # JSON has neither NaN nor inf: what is not defined (an AUROC of one class) is left out.
+    writer.write(step, **{name: value for name, value in values.items() if math.isfinite(value)})
     if not quiet:
         print(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()), flush=True)
     if cadence.metric not in values:
@@ -354,6 +354,11 @@ def _evaluate(
             "choose one of those."
         )
     metric = values[cadence.metric]
+    if math.isinf(metric) and progress.best is None:
+        raise RunError(
+            f"{cadence.metric} is {metric} on the tuning split: some of its values or labels are too large to compute "
+            "with; correct them, or choose another config.early_stopping.metric."
+        )
     if math.isnan(metric) and progress.best is None:
         raise RunError(
             f"{cadence.metric} is undefined on the tuning labels (they may have one answer only); choose another "

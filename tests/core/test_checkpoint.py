@@ -15,6 +15,7 @@ from ehrjax.core import checkpoint
 from ehrjax.core import mesh as meshes
 from ehrjax.core.errors import InputError
 
+DEVICES = 8
 STATE = {"params": {"a": {"kernel": jnp.arange(32.0).reshape(8, 4)}}, "step": jnp.int32(3)}
 
 

@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ehrjax.core import rng
 
+DEVICES = 8
+
 
 def draws(number: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(jax.jit(rng.bits, static_argnums=1)(rng.words(jax.random.key(number)), shape))

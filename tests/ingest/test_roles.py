@@ -9,7 +9,7 @@ import pytest
 
 from ehrjax.core.errors import InputError
 from ehrjax.ingest import meds, mimic_iv, roles
-from ehrjax.ingest.synthetic.record import code_table
+from ehrjax.ingest.synthetic.record import codes as written
 from tests.ingest import mimic_iv_layout as layout
 
 
@@ -22,7 +22,7 @@ def families(codes: pl.Series, patterns: tuple[str, ...]) -> set[str]:
 
 
 def test_the_defaults_cover_the_synthetic_hospital() -> None:
-    codes, found = pl.Series(list(code_table())), roles.of(dataset())
+    codes, found = pl.Series(list(written())), roles.of(dataset())
     assert families(codes, found.get("diagnosis")) == {"ICD10CM"}
     assert families(codes, found.get("medication")) == {"RXNORM"}
     assert families(codes, found.get("lab")) == {"LOINC"}

@@ -18,7 +18,7 @@ from ehrjax.ingest.synthetic.chronic import CONDITIONS
 from ehrjax.ingest.synthetic.incidental import INCIDENTAL
 from ehrjax.ingest.synthetic.process import READMISSION_WINDOW, build
 from ehrjax.ingest.synthetic.reasons import REASONS
-from ehrjax.ingest.synthetic.record import code_table
+from ehrjax.ingest.synthetic.record import code_table, codes
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,8 @@ def test_codes_are_real_and_enough():
     names = {option.name for condition in CONDITIONS for option in condition.diagnoses} | set(INCIDENTAL)
     names |= {name for reason in REASONS for name in reason.diagnoses}
     assert [name for name in sorted(names) if not (icd.is_valid_item(name) and icd.is_leaf(name))] == []
-    assert len(code_table()) > 500
+    assert len(code_table()) > 500 and list(code_table()) == list(codes())
+    assert code_table()["ICD10CM//I10"] == icd.get_description("I10") and code_table()["GENDER//F"] == "Female"
     # The filter reads a chronic condition from its codes, so nothing else may write them.
     other = set(INCIDENTAL) | {name for reason in REASONS for name in reason.diagnoses}
     assert not other & {option.name for condition in CONDITIONS for option in condition.diagnoses}

@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 from ehrjax.core.errors import InputError
 from ehrjax.models.attention import attend
 
+DEVICES = 8
 SEGMENTS = np.array([[1] * 5 + [2] * 7 + [0] * 4, [1] * 16, [3] * 1 + [1] * 9 + [2] * 5 + [0], [0] * 16], np.int32)
 
 

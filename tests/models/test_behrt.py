@@ -15,6 +15,7 @@ from ehrjax.core import precision, rng
 from ehrjax.core.errors import InputError
 from ehrjax.models import behrt
 
+DEVICES = 8
 VOCABULARY = 50
 SMALL = dict(
     vocab_size=VOCABULARY,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, behrt_recipe, refused, run_verb, verb
+from tests.conftest import ROOT, behrt_recipe, refused, run_here, verb
 
 SMOKE = ("--config=configs/behrt.py:smoke", "--config.report.enabled=False", "--config.tensorboard=False")
 
@@ -19,7 +19,7 @@ SMOKE = ("--config=configs/behrt.py:smoke", "--config.report.enabled=False", "--
 @pytest.fixture(scope="module")
 def finished(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    result = run_verb("train", *SMOKE, f"--config.data.path={toy_tokens}", f"--workdir={workdir}")
+    result = run_here("train", *SMOKE, f"--config.data.path={toy_tokens}", f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     return workdir
 
@@ -33,8 +33,6 @@ def finished(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (("--config.objective.name=next",), "config.objective.name is 'next', which does not exist"),
         (("--config.model.num_heads=5",), "not divisible by model.num_heads 5"),
         (("--config.precision=fp8",), "precision is 'fp8'"),
-        (("--config.batch_size=6",), "batch_size=6 rows cannot be divided over 8 devices"),
-        (("--config.mesh.tensor=3",), "does not make the 8 devices"),
         (("--config.optimizer.name=sgd",), "config.optimizer.name is 'sgd'"),
         (("--config.schedule.name=step",), "config.schedule.name is 'step'"),
         (("--config.data.context_length=256",), "longer than model.max_positions 128"),
@@ -66,7 +64,7 @@ def test_two_runs_in_one_workdir_are_refused(toy_tokens: Path, tmp_path: Path) -
         running.kill()
         running.communicate()
     # A killed run holds nothing.
-    result = run_verb("train", *arguments[:-1], "--config.num_steps=10")
+    result = run_here("train", *arguments[:-1], "--config.num_steps=10")
     assert result.returncode == 0 or "it is at step" in result.stderr, result.stderr
 
 
@@ -133,7 +131,7 @@ def test_a_full_disk_while_checkpointing(toy_tokens: Path, tmp_path: Path) -> No
     """A limit on the size of a file stands in for a full disk: the same error from the same place."""
     workdir = tmp_path / "run"
     arguments = (*SMOKE, f"--config.data.path={toy_tokens}", f"--workdir={workdir}")
-    first = run_verb("train", *arguments, "--config.num_steps=10")
+    first = run_here("train", *arguments, "--config.num_steps=10")
     assert first.returncode == 0, first.stderr
     kept = sorted(p.name for p in (workdir / "checkpoints" / "last").iterdir())
 
@@ -157,13 +155,13 @@ def test_a_full_disk_while_checkpointing(toy_tokens: Path, tmp_path: Path) -> No
     assert "is full, so a checkpoint could not be written (newest complete step: 10)" in result.stderr
     assert sorted(p.name for p in (workdir / "checkpoints" / "last").iterdir() if p.name.isdigit()) == kept
     # With room again the run goes on from what was kept.
-    result = run_verb("train", *arguments)
+    result = run_here("train", *arguments)
     assert result.returncode == 0 and "continuing from step 10" in result.stdout
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(toy_tokens: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    result = run_verb(
+    result = run_here(
         "train",
         *SMOKE,
         f"--config.data.path={toy_tokens}",

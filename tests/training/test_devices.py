@@ -15,7 +15,7 @@ from ehrjax.core import rng
 from ehrjax.core.errors import InputError
 from ehrjax.data import pipeline, token_dataset
 from ehrjax.training import optimizer, run, state, step
-from tests.conftest import run_verb, verb
+from tests.conftest import refused, run_verb, verb
 
 CONFIG = {
     "precision": "fp32",
@@ -24,6 +24,8 @@ CONFIG = {
     "data": dict(context_length=64),
 }
 STEPS, ROWS = 10, 16
+DEVICES = 8
+SMOKE = "--config=configs/behrt.py:smoke"
 
 
 def losses(
@@ -111,16 +113,22 @@ def test_accumulation_adds_by_token(toy_tokens: Path) -> None:
     np.testing.assert_allclose(split, whole, rtol=1e-5)
 
 
-def test_rows_must_divide() -> None:
+def test_rows_must_divide(toy_tokens: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch_size=12 rows cannot be divided over 8 devices"):
         meshes.check_batch(make(4, 2, 1), 12, 1)
     with pytest.raises(InputError, match="does not make the 8 devices"):
         meshes.make(meshes.Settings(3, 1, 1), jax.devices()[:8])
+    for argument, message in (
+        ("--config.batch_size=6", "batch_size=6 rows cannot be divided over 8 devices"),
+        ("--config.mesh.tensor=3", "does not make the 8 devices"),
+    ):
+        said = refused("train", SMOKE, f"--config.data.path={toy_tokens}", argument, f"--workdir={tmp_path / 'run'}")
+        assert message in said and not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_two_processes_of_two_devices(toy_tokens: Path, tmp_path: Path) -> None:
     arguments = (
-        "--config=configs/behrt.py:smoke",
+        SMOKE,
         f"--config.data.path={toy_tokens}",
         "--config.report.enabled=False",
         "--config.num_steps=10",

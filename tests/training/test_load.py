@@ -13,13 +13,13 @@ import ehrjax
 from ehrjax import data
 from ehrjax.core import checkpoint, trees
 from ehrjax.core.errors import InputError
-from tests.conftest import run_verb
+from tests.conftest import run_here
 
 
 @pytest.fixture(scope="module")
 def workdir(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("load") / "run"
-    result = run_verb(
+    result = run_here(
         "train",
         "--config=configs/behrt.py:smoke",
         f"--config.data.path={toy_tokens}",
@@ -108,7 +108,7 @@ def test_encode_names_the_field_that_is_missing(run: object) -> None:
 def test_a_run_starts_from_another(workdir: Path, toy_tokens: Path, tmp_path: Path) -> None:
     """`init.checkpoint` takes over the parameters (the best ones), except those named in `init.skip`."""
     folder = tmp_path / "run"
-    result = run_verb(
+    result = run_here(
         "train",
         "--config=configs/behrt.py:smoke",
         f"--config.data.path={toy_tokens}",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_verb, verb
+from tests.conftest import run_here, run_verb, verb
 
 ARGUMENTS = (
     "--config=configs/behrt.py:smoke",
@@ -110,9 +110,9 @@ def test_longer_run_continues_a_shorter_one(toy_tokens: Path, tmp_path: Path) ->
         "--config.early_stopping.patience=3",
     )
     short, long = tmp_path / "short", tmp_path / "long"
-    assert run_verb("train", *arguments, f"--workdir={short}", "--config.num_steps=10").returncode == 0
-    assert run_verb("train", *arguments, f"--workdir={short}", "--config.num_steps=20").returncode == 0
-    assert run_verb("train", *arguments, f"--workdir={long}", "--config.num_steps=20").returncode == 0
+    assert run_here("train", *arguments, f"--workdir={short}", "--config.num_steps=10").returncode == 0
+    assert run_here("train", *arguments, f"--workdir={short}", "--config.num_steps=20").returncode == 0
+    assert run_here("train", *arguments, f"--workdir={long}", "--config.num_steps=20").returncode == 0
     assert sha(short) == sha(long)
 
 
@@ -125,13 +125,13 @@ def test_early_stopping_survives_a_restart(toy_tokens: Path, tmp_path: Path) -> 
         "--config.early_stopping.patience=2",
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = run_verb("train", *arguments, f"--workdir={whole}")
+    result = run_here("train", *arguments, f"--workdir={whole}")
     assert result.returncode == 0, result.stderr
     final = json.loads((whole / "final.json").read_text())
     # Without learning nothing improves after the first evaluation, at step 3: two more end the run.
     assert (final["reason"], final["step"], final["best_step"]) == ("stopped early", 9, 3)
     assert kill_when(lambda line: line.startswith("step 8/"), *arguments, f"--workdir={killed}")
-    assert run_verb("train", *arguments, f"--workdir={killed}").returncode == 0
+    assert run_here("train", *arguments, f"--workdir={killed}").returncode == 0
     assert json.loads((killed / "final.json").read_text()) == final
-    assert run_verb("train", *arguments, f"--workdir={killed}").returncode == 0
+    assert run_here("train", *arguments, f"--workdir={killed}").returncode == 0
     assert json.loads((killed / "final.json").read_text()) == final

@@ -13,6 +13,7 @@ from ehrjax import train
 from ehrjax.core.errors import InputError
 from ehrjax.data import pipeline, token_dataset
 
+DEVICES = 8
 STAGES = ("integer_value", pl.Int64, lambda i: i % 3)
 NUMBERS = ("float_value", pl.Float32, lambda i: 10.0 + i % 7)
 ANSWERS = ("boolean_value", pl.Boolean, lambda i: i % 4 == 0)
@@ -108,6 +109,19 @@ def test_regression_knows_the_scale_of_its_labels(toy_tokens, tmp_path):
     saved = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["objective"]
     assert saved["centre"] == pytest.approx(13, abs=0.2) and saved["scale"] == pytest.approx(2, abs=0.2)
     assert ehrjax.load(tmp_path / "run").objective.config.centre == saved["centre"]
+
+
+def test_a_tuning_loss_that_is_infinite_is_one_sentence(toy_tokens, tmp_path, capsys):
+    path = labels(toy_tokens, tmp_path / "number.parquet", NUMBERS)
+    tuning = token_dataset.open_tokens(toy_tokens).split("tuning")
+    here = pl.col("subject_id") == tuning.subject(0).subject_id
+    far = pl.when(here).then(pl.lit(3e38, pl.Float32)).otherwise("float_value").alias("float_value")
+    pl.read_parquet(path).with_columns(far).write_parquet(path)
+    objective = "--config.objective.name=regression", f"--config.data.labels={path}"
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments(toy_tokens, tmp_path / "run", *objective))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and "tuning_loss is inf on the tuning split" in error and "Traceback" not in error
 
 
 def test_bad_input(toy_tokens, tmp_path, capsys):

@@ -48,10 +48,8 @@ _RENEWED = {"own": 0.9, "visit": 0.12, "stay": 0.6}
 
 
 @functools.cache
-def code_table() -> dict[str, str]:
-    """Every code the process can write and its description, in a fixed order."""
-    import simple_icd_10_cm as icd
-
+def codes() -> dict[str, str]:
+    """Every code the process can write and its name, in a fixed order; a diagnosis' name is its ICD-10-CM code."""
     diagnoses = [*(option.name for c in CONDITIONS for option in c.diagnoses)]
     diagnoses += [name for reason in REASONS for name in reason.diagnoses] + list(INCIDENTAL)
     return {
@@ -67,16 +65,23 @@ def code_table() -> dict[str, str]:
         **{f"DISCHARGE//{o.name}": f"Discharged: {o.name.lower().replace('_', ' ')}" for o in DISPOSITIONS},
         DIED: "Died in hospital",
         **{lab.code: f"{lab.text} [{lab.unit}]" for lab in LABS},
-        **{icd_code(name): icd.get_description(name) for name in dict.fromkeys(diagnoses)},
+        **{icd_code(name): name for name in dict.fromkeys(diagnoses)},
         **{drug_code(name): name for name in RXNORM},
     }
 
 
+def code_table() -> dict[str, str]:
+    """The codes and their descriptions; those of diagnoses are read from ICD-10-CM's tables, which takes seconds."""
+    import simple_icd_10_cm as icd
+
+    return {code: icd.get_description(name) if code == icd_code(name) else name for code, name in codes().items()}
+
+
 class _Rows:
-    """Collects events column by column; codes as numbers of `code_table`."""
+    """Collects events column by column; codes as numbers of `codes`."""
 
     def __init__(self) -> None:
-        self.code_number = {code: number for number, code in enumerate(code_table())}
+        self.code_number = {code: number for number, code in enumerate(codes())}
         self.parts: list[tuple[np.ndarray, ...]] = []
 
     def numbers(self, codes) -> np.ndarray:
@@ -124,7 +129,7 @@ def record(process: Process, rng: np.random.Generator, lives: Lives, first_subje
         {
             "subject_id": subject_id,
             "time": pl.Series((time + epoch) * 1_000_000).cast(pl.Datetime("us")),
-            "code": pl.Series(list(code_table()), dtype=pl.String).gather(code),
+            "code": pl.Series(list(codes()), dtype=pl.String).gather(code),
             "numeric_value": pl.Series(value, dtype=pl.Float32).fill_nan(None),
             "text_value": pl.Series([None] * len(code), dtype=pl.String),
             VISIT_COLUMN: visit_id,

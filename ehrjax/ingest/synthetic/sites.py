@@ -106,8 +106,8 @@ def site_named(name: str) -> Site:
 
 
 def _second() -> Site:
-    # Here and not above: the table of codes is built from the whole process.
-    from ehrjax.ingest.synthetic.record import code_table
+    # Here and not above: the codes are those of the whole process.
+    from ehrjax.ingest.synthetic import record
 
     codes, scales = {}, {}
     for number, lab in enumerate(LABS):
@@ -117,7 +117,7 @@ def _second() -> Site:
             scales[lab.code] = (factor, offset)
     for name in RXNORM:
         codes[drug_code(name)] = f"DRUG//{name.upper()}"
-    for code in code_table():
+    for code in record.codes():
         if code.startswith("ICD10CM//"):
             codes[code] = "ICD10//" + code.removeprefix("ICD10CM//").replace(".", "")
     mix = CaseMix(
