@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from ehrjax.core.errors import InputError
-from ehrjax.evals import judged, judging
+from ehrjax.evals import joined, judged, judging
 from ehrjax.evals.baselines import fitting
 from ehrjax.evals.judged import Judged
 from ehrjax.evals.settings import WHERE_POSSIBLE, Settings
@@ -136,5 +136,9 @@ def names(made: Sequence[str], found: Judged, settings: Settings) -> None:
             raise InputError(f"{asked.option} {name} is of log odds, and the labels are not yes or no.")
         if asked.stacked and settings.split == TUNING:
             raise InputError(f"--stacked {name} is fitted on tuning, so it cannot be judged by it.")
+        if asked.stacked and TUNING not in found.truth:
+            raise InputError(f"--stacked {name} is fitted on tuning, of which there are no labels.")
+        if asked.stacked:
+            joined.check_answers(name, found.truth[TUNING].truth)
     if settings.reference and settings.reference not in every:
         raise InputError(f"--reference is {settings.reference!r}; choose {', '.join(every)}.")

@@ -117,7 +117,8 @@ def compare(
     if (rarest := subjects_of_the_rarest_answer(first)) is not None:
         result["subjects_of_the_rarest_answer"] = rarest
     result["groups"], result["gaps"] = by_group(entries, groups or {}, drawn, context)
-    result["oracle"] = oracle(entries, measured, reference, primary)
+    few = rarest is not None and rarest < FEW_EACH
+    result["oracle"] = oracle(entries, measured, reference, primary, few=few)
     return result
 
 
@@ -333,11 +334,17 @@ def gap(measures: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
 
 
 def oracle(
-    entries: Sequence[Entry], measured: Mapping[str, Mapping[str, suites.Measure]], reference: str, primary: str
+    entries: Sequence[Entry],
+    measured: Mapping[str, Mapping[str, suites.Measure]],
+    reference: str,
+    primary: str,
+    *,
+    few: bool,
 ) -> dict[str, Any] | None:
     """Who goes beyond the best possible, and how much of the way to it from the reference each other model goes.
 
-    The share is told only where there is a way to go: a gap of at least LEAST_GAP whose interval is above 0.
+    The share is told only where there is a way to go: a gap of at least LEAST_GAP whose interval is above 0. A leak is
+    not told of few subjects with the rarest answer: by resampling one or two of them, intervals come out too narrow.
     """
     best = next((entry for entry in entries if entry.role == "oracle"), None)
     if best is None:
@@ -351,7 +358,7 @@ def oracle(
             continue
         own = measured[entry.name][primary]
         beyond = suites.difference(own, top)
-        leak = bool(beyond.low is not None and beyond.low > 0)
+        leak = bool(not few and beyond.low is not None and beyond.low > 0)
         models[entry.name] = {"closed": None, "beyond": beyond.as_dict(), "leak": leak}
         if worth and entry.name != reference:
             above = suites.difference(own, base)

@@ -43,7 +43,8 @@ class Degrader:
         for _, rows in binned.group_by("code", maintain_order=True):
             ids, edges = rows["token"].to_numpy(), rows["high"].to_numpy()[:-1].astype(np.float64)
             if len(edges) and np.isfinite(edges).all():
-                entry = ids, edges, _spread(edges)
+                ends = np.array([rows["low"][0], *edges, rows["high"][-1]])
+                entry = ids, edges, _spread(ends, rows["count"].to_numpy())
                 self._bins.update({int(token): entry for token in ids})
 
     @property
@@ -101,12 +102,21 @@ class Degrader:
             tokens[at] = ids[np.searchsorted(edges, values[at], side="left")]
 
 
-def _spread(edges: np.ndarray) -> float:
-    """The standard deviation of a normal variable whose n-quantiles would be as far apart as the outermost of these."""
-    if len(edges) < 2:
-        return float(abs(edges[0])) or 1.0
-    share = 1 - 1 / (len(edges) + 1)
-    return float(edges[-1] - edges[0]) / (2 * NormalDist().inv_cdf(share)) or 1.0
+def _spread(ends: np.ndarray, counts: np.ndarray) -> float:
+    """The standard deviation of values that are known by their bins.
+
+    It is that of a normal variable with as much between the outermost of the inner edges; what lies beyond them may be
+    far out. Two bins have one such edge: then all values of a bin count as its middle.
+
+    Args:
+      ends: [bins + 1] the least value, the edges between the bins, the largest value.
+      counts: [bins] values in each.
+    """
+    shares = np.cumsum(counts) / counts.sum()
+    if len(counts) > 2:
+        inner = [NormalDist().inv_cdf(share) for share in (shares[0], shares[-2])]
+        return float(ends[-2] - ends[1]) / (inner[1] - inner[0])
+    return float(np.ptp((ends[:-1] + ends[1:]) / 2) * np.sqrt(shares[0] * (1 - shares[0])))
 
 
 def _rebuilt(subject: Subject, span: slice, keep: np.ndarray, tokens: np.ndarray, values: np.ndarray) -> Subject:

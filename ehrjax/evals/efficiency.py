@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -114,8 +115,7 @@ def _joules() -> float | None:
             import pynvml
 
             pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-            return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(_card(pynvml)) / 1000
         except Exception:  # NVML has its own errors for cards that do not tell, and it may be absent
             return None
     packages = sorted(RAPL.glob("intel-rapl:?/energy_uj"))
@@ -123,3 +123,9 @@ def _joules() -> float | None:
         return sum(int(path.read_text()) for path in packages) / 1e6 if packages else None
     except OSError:  # readable by root alone on many machines
         return None
+
+
+def _card(nvml: Any) -> Any:
+    """NVML's handle of the first card that jax is shown; NVML itself counts all cards of the machine."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    return nvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else nvml.nvmlDeviceGetHandleByUUID(first)

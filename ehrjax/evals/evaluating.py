@@ -113,6 +113,9 @@ def _measured(
         entries.of_file(name, path, found, settings.split, partial=settings.partial)
         for name, path in predictions.items()
     ]
+    for name, asked_for in settings.joined.items():
+        if asked_for.stacked:
+            joined.check_tuning(name, asked_for.members, given)
     trained: list[Entry] = []
     for name, run in supervised.items():
         say(f"predictions of {name}")
@@ -148,7 +151,9 @@ def _measured(
     told["result"] = result
     for name, of in (result["oracle"] or {"models": {}})["models"].items():
         if of["leak"]:
-            found.warnings.append(f"{name} is better than the best possible beyond its interval: a leak.")
+            found.warnings.append(
+                f"{name} is better than the best possible beyond its interval: a leak, or chance (one in forty)."
+            )
     found.warnings += _too_small(result["groups"])
     if shots:
         say("few-shot curves")

@@ -180,8 +180,8 @@ def _oracle(result: Told) -> list[str]:
     for model, found in told["models"].items():
         if found["leak"]:
             parts.append(
-                f"<p><strong>{text(label[model])} is better than the best possible beyond its interval: it has seen "
-                "what it must not know (a leak).</strong></p>"
+                f"<p><strong>{text(label[model])} is better than the best possible beyond its interval: a leak, unless "
+                "it is the one in forty that chance puts there.</strong></p>"
             )
     return parts
 

@@ -164,13 +164,15 @@ def cost(told: Mapping[str, Told]) -> list[str]:
             ]
         )
     device = text(next(iter(told.values()))["device"])
-    header = ["", "parameters", "trained", "labels/s", "tokens/s", "latency ms (median / 95 %)", "peak memory so far"]
-    header += ["training", "energy per 1,000 labels"]
+    header = ["", "parameters", "trained", "windows/s", "tokens/s", "latency ms (median / 95 %)", "peak memory so far"]
+    header += ["training", "energy per 1,000 windows"]
     return [
         table(header, rows),
         f'<p class="note">Measured on {device} while this report was made, one model after '
-        "another; the memory is that of the whole evaluation up to then. Training is the time of the run's own "
-        "steps, without what it started from. Of a run without a head for these labels the states are timed.</p>",
+        "another. A window is the history of one label; a causal model that predicts lets labels of a subject share "
+        "one, and is faster by as many as do. The memory is that of the whole evaluation up to then. Training is the "
+        "time of the run's own steps, without what it started from. Of a run without a head for these labels the "
+        "states are timed.</p>",
     ]
 
 

@@ -45,16 +45,26 @@ def stacked(name: str, members: Sequence[str], entries: Sequence[Entry]) -> Entr
       InputError: one of them has no predictions of tuning, or all of tuning has one answer.
     """
     chosen = _chosen(members, entries)
-    for entry in chosen:
-        if entry.tuning is None:
-            raise InputError(f"--stacked {name} is fitted on tuning, which {entry.name} has no predictions of.")
+    check_tuning(name, members, entries)
     tuning = _aligned([entry.tuning for entry in chosen])
-    truth = tuning[0].truth[:, 0] > 0
-    if truth.all() or not truth.any():
-        raise InputError(f"--stacked {name} is fitted on tuning, whose {len(truth):,} labels have one answer only.")
-    weights, offset = fit(_log_odds(tuning), truth)
+    check_answers(name, tuning[0].truth)
+    weights, offset = fit(_log_odds(tuning), tuning[0].truth[:, 0] > 0)
     told = {"log odds of": ", ".join(f"{weight:.3f} {member}" for weight, member in zip(weights, members))}
     return _weighted(name, chosen, weights, offset, told)
+
+
+def check_tuning(name: str, members: Sequence[str], entries: Sequence[Entry]) -> None:
+    """Refuses (InputError) to stack members that are among the entries and have no predictions of tuning."""
+    for entry in entries:
+        if entry.name in members and entry.tuning is None:
+            raise InputError(f"--stacked {name} is fitted on tuning, which {entry.name} has no predictions of.")
+
+
+def check_answers(name: str, truth: Float[np.ndarray, "rows 1"]) -> None:
+    """Refuses (InputError) to stack where all of tuning has one answer."""
+    yes = truth[:, 0] > 0
+    if yes.all() or not yes.any():
+        raise InputError(f"--stacked {name} is fitted on tuning, whose {len(yes):,} labels have one answer only.")
 
 
 def fit(odds: Float[np.ndarray, "rows members"], truth: Bool[np.ndarray, " rows"]) -> tuple[np.ndarray, float]:

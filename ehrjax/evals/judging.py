@@ -46,7 +46,20 @@ def collect(runs: Mapping[str, Any], predictions: Mapping[str, str], settings: S
     else:
         labels = judged.read(settings.labels, settings.decode)
         found = _of_runs(runs, labels, settings, warnings) if runs else _of_labels(labels, settings, warnings)
+        _warn_of_deaths(found, settings.split)
     return _of_period(found, settings)
+
+
+def _warn_of_deaths(found: Judged, split: str) -> None:
+    """Metrics of times know censoring alone, and no competing events."""
+    if found.target.kind != "time" or "censored_by_death" not in found.labels.frame.columns:
+        return
+    own = found.truth[split].keys.join(found.labels.frame, on=list(KEYS), how="left", maintain_order="left")
+    if died := int(own["censored_by_death"].sum()):
+        found.warnings.append(
+            f"{died:,} of {len(own):,} labels end by a death before the event, which counts as censoring: C, AUC and "
+            "Brier score are of what would come if nobody died of anything else."
+        )
 
 
 def _of_period(found: Judged, settings: Settings) -> Judged:

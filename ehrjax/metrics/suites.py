@@ -283,9 +283,8 @@ def _horizons(sample: _Sample, censoring: survival.Censoring) -> dict[str, _Foun
             "nobody is followed beyond the horizon" if (events & (times <= horizon)).any() else "no events by then"
         )
         try:
-            steps = survival.dynamic_steps(
-                times, events, sample.prediction.values, censoring, horizon, sample.places, sample.columns
-            )
+            risk = _risk_by(sample.prediction, horizon)
+            steps = survival.dynamic_steps(times, events, risk, censoring, horizon, sample.places, sample.columns)
             (aucs[k],) = sample.gathered(lambda weights, steps=steps: [steps.tally(weights).auroc()])
         except InputError as error:
             problem = str(error)
@@ -294,6 +293,13 @@ def _horizons(sample: _Sample, censoring: survival.Censoring) -> dict[str, _Foun
     mean = survival.mean_of(aucs.T, left.T)
     first = next((found[auc_name(h)].reason for h, auc in zip(horizons, aucs) if np.isnan(auc[0])), "")
     return found | {"mean_auc": _Found(mean, f"the AUC at a horizon is undefined: {first}")}
+
+
+def _risk_by(prediction: Prediction, horizon: float) -> np.ndarray:
+    """[N] the risk of the event by a horizon where survival is told for it, else the one risk there is."""
+    if prediction.survival is None or horizon not in prediction.edges_days:
+        return prediction.values
+    return 1.0 - prediction.survival[:, list(prediction.edges_days).index(horizon)]
 
 
 def _integrated(sample: _Sample, censoring: survival.Censoring) -> _Found:

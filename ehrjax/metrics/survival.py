@@ -235,7 +235,8 @@ def dynamic_aucs(
     """The AUC of those with the event by a horizon against those still without (Uno et al. 2007; Hung and Chiang 2010).
 
     Args:
-      times, events, risk, weights: as `harrell_c` has them.
+      times, events, weights: as `harrell_c` has them.
+      risk: [N], or [N, H] by each horizon.
       censoring: of train.
       horizons: [H] days.
 
@@ -246,7 +247,8 @@ def dynamic_aucs(
       InputError: the censoring of an event by a horizon is unknown.
     """
     weights = row_weights(weights, len(times))
-    steps = [dynamic_steps(times, events, risk, censoring, horizon) for horizon in horizons]
+    risks = np.broadcast_to(risk if np.ndim(risk) == 2 else np.asarray(risk)[:, None], (len(times), len(horizons))).T
+    steps = [dynamic_steps(times, events, own, censoring, horizon) for own, horizon in zip(risks, horizons)]
     return np.stack([step.tally(weights).auroc() for step in steps], axis=1)
 
 

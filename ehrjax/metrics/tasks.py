@@ -133,7 +133,9 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     ),
     "time": (
         Metric("harrell_c", "Harrell's C", "How often the earlier event has the larger risk; 0.5 is chance.", True),
-        Metric("uno_c", "Uno's C", "The same up to the last horizon, free of how rows were censored.", True),
+        Metric(
+            "uno_c", "Uno's C", "The same up to the last horizon; censoring that depends on the risk biases it.", True
+        ),
         Metric("mean_auc", "Mean AUC", "Mean of the AUCs at the horizons, weighted by the events up to each.", True),
         Metric("integrated_brier", "Integrated Brier score", "Mean over time of the error of survival.", False),
     ),

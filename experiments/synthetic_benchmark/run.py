@@ -5,11 +5,11 @@
 
 BEHRT (masked codes), GPT-2 and an LSTM (next token) and a visit LSTM (times until codes come) are pretrained on the
 records of train and fine-tuned on three tasks at once, for three seeds. Labels are known of few patients only, drawn
-anew for each seed; baselines and all models learn from the same. GPT-2 is also asked without any label, by sampled
-futures, and so are fading sums (times until codes come), by their rates; on what these know, frozen, boosted trees are
-fitted. The true probability of every label is known, so the report says how much of the gap between counts and the best
-possible each closes. A step that is finished in --work is not done again, and other sizes than
-its are refused.
+anew for each seed; baselines and all models learn from the same, and what is joined of all seeds is compared with
+counts that are joined so too. GPT-2 is also asked without any label, by sampled futures, and so are fading sums (times
+until codes come), by their rates; on what these know, frozen, boosted trees are fitted. The true probability of every
+label is known, so the report says how much of the gap between counts and the best possible each closes. A step that is
+finished in --work is not done again, and other sizes than its are refused.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ EVENTS = {
 }
 BASELINES = ("age_sex", "counts_lr", "counts_gbm")
 COUNTS = ("counts, linear", "counts, boosted trees")
+# The models of all seeds joined have learnt from the labels of all; what they are compared with is joined too.
+ALL = ", all seeds"
 QUIET = ("--config.report.enabled=False", "--config.tensorboard=False", "--config.log_every=100")
 SIZE = {
     "behrt": ("num_layers=2", "num_heads=4", "hidden_dim=128", "embedding_dim=128", "dropout=0.1"),
@@ -236,9 +238,14 @@ def reported(work: Path, task: str, args: argparse.Namespace) -> Path:
     given |= {f"{name}_{seed}": frozen(work, task, seed, args) / name for seed in seeds for name in own}
     predictions = [f"--predictions={name}={path}" for name, path in given.items()]
     both = [f"--together=both_{seed}=" + ",".join(f"{name}_{seed}" for name in own) for seed in seeds]
-    every = "--together=all=" + ",".join(f"{name}_{seed}" for seed in seeds for name in own)
+    joined = {"all": own, **{f"{name}_all": [name] for name in BASELINES[1:]}}
+    every = [
+        f"--together={name}=" + ",".join(f"{one}_{seed}" for seed in seeds for one in members)
+        for name, members in joined.items()
+        if args.seeds > 1
+    ]
     events = f"--events={work / 'events'}", "--baselines=none", "--reference=counts_lr_0"
-    return evaluated(work / f"report-{task}", label_folder(work, task), *runs, *predictions, *both, every, *events)
+    return evaluated(work / f"report-{task}", label_folder(work, task), *runs, *predictions, *both, *every, *events)
 
 
 def sampled(work: Path, task: str, args: argparse.Namespace) -> Path:
@@ -275,19 +282,20 @@ def summary(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
     from ehrjax.evals import prediction_files, seeds
 
     folder, every, best = reported(work, task, args), range(args.seeds), "best possible"
-    names = {
-        **{label: [f"{name}_{seed}" for seed in every] for name, label in LABELS.items()},
-        "the last two together, all seeds": ["all"],
-        best: ["oracle"],
-    }
+    names = {label: [f"{name}_{seed}" for seed in every] for name, label in LABELS.items()}
+    if args.seeds > 1:
+        joined = {f"{name}_all": LABELS[name] for name in BASELINES[1:]} | {"all": LABELS["both"]}
+        names |= {f"{label}{ALL}": [name] for name, label in joined.items()}
+    names[best] = ["oracle"]
     files = {label: [folder / name / "held_out.parquet" for name in group] for label, group in names.items()}
     found = seeds.means(files)
     rows: dict[str, dict[str, Any]] = {}
     for label, mean in found.items():
         rows[label] = {"auroc": mean.shown(), "seeds": mean.seeds}
         for base in COUNTS:
-            rows[label][f"less {base}"] = mean.less(found[base])
-            rows[label][f"closed from {base}"] = mean.closed(found[base], found[best])
+            counts = found[f"{base}{ALL}" if label.endswith(ALL) else base]
+            rows[label][f"less {base}"] = mean.less(counts)
+            rows[label][f"closed from {base}"] = mean.closed(counts, found[best])
     truth = prediction_files.read(files[best][0]).truth
     return {"labels": len(truth), "positives": int(truth.sum()), "rows": rows}
 
@@ -312,7 +320,7 @@ def told(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
         cells = [cell(row["auroc"])]
         for base in COUNTS:
             less, closed = cell(row[f"less {base}"], "+.3f"), cell(row[f"closed from {base}"], "share")
-            cells += ["", ""] if label == base else [less, "" if label == "best possible" else closed]
+            cells += ["", ""] if label.removesuffix(ALL) == base else [less, "" if label == "best possible" else closed]
         print(f"| {label} | " + " | ".join(cells) + " |")
     return found
 

@@ -92,6 +92,21 @@ def test_the_share_of_the_gap_and_the_leak(made):
     assert "leaky is better than the best possible beyond its interval" in page
 
 
+def test_of_few_with_the_rarer_answer_no_leak_is_told(made):
+    listed, _, _ = made
+    truth, subjects = listed[0].held_out.truth[:, 0] > 0, listed[0].held_out.keys["subject_id"].to_numpy()
+    for many, told in ((8, False), (200, True)):
+        kept = ~truth | np.isin(subjects, np.unique(subjects[truth])[:many])
+        some = [
+            dataclasses.replace(entry, held_out=comparing.subset(entry.held_out, np.flatnonzero(kept)))
+            for entry in listed
+        ]
+        found = comparing.compare(some, reference="counts_lr", resamples=200)
+        assert found["subjects_of_the_rarest_answer"] == min(many, len(np.unique(subjects[truth])))
+        leaky = found["oracle"]["models"]["leaky"]
+        assert leaky["beyond"]["low"] > 0 and leaky["leak"] == told
+
+
 def test_a_leak_is_told_whatever_the_reference(made):
     listed, _, _ = made
     for reference in ("leaky", "oracle"):

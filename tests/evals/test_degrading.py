@@ -82,6 +82,22 @@ def test_noise_moves_values_to_the_bins_they_lie_in(given):
     assert moved and stayed
 
 
+def test_noise_of_one_is_the_standard_deviation_of_the_values():
+    rng = np.random.default_rng(0)
+    made = {
+        "deciles": (rng.normal(140, 5, 20_000), np.arange(0.1, 1, 0.1)),
+        # Merged quantiles: a third of all values are the lowest one.
+        "tied": (np.maximum(rng.normal(140, 5, 20_000), 138), np.arange(0.5, 1, 0.1)),
+        "two bins": (rng.integers(98, 100, 20_000).astype(float), [0.3]),
+    }
+    for name, (values, shares) in made.items():
+        edges = np.unique(np.quantile(values, shares))
+        counts = np.bincount(np.searchsorted(edges, values, side="left"))
+        found = degrading._spread(np.array([values.min(), *edges, values.max()]), counts)
+        expected = {"deciles": 5, "tied": 5, "two bins": 0.25}[name]
+        assert found == pytest.approx(expected, rel=0.05), name
+
+
 def test_a_window_never_becomes_empty(given):
     vocabulary, content = given
     short = [(s, start, start + 1) for s, start, _ in content]

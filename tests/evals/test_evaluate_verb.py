@@ -368,6 +368,8 @@ def test_bad_input(made, report, tmp_path):
     frame.with_columns(~pl.col("boolean_value")).write_parquet(tmp_path / "turned.parquet")
     halves = frame.with_columns((pl.col("subject_id") + 0.5).alias("subject_id"))
     halves.write_parquet(tmp_path / "half.parquet")
+    (tmp_path / "one").mkdir()
+    shutil.copy(file, tmp_path / "one")
     (tmp_path / "g.csv").write_text("subject_id,period\n1,a\n")
     synthetic.write(made / "fewer", patients=20, seed=0)
     # Seen before anything is predicted.
@@ -390,6 +392,7 @@ def test_bad_input(made, report, tmp_path):
             [run, labels, "--split=tuning", "--stacked=s=counts_lr,two", f"--events={made / 'events'}"],
             "cannot be judged",
         ),
+        ([f"--predictions=a={tmp_path / 'one'}", run, labels, "--events=", "--stacked=s=a,two"], "which a has no"),
         ([run, labels, "--events=", "--partial"], "--predictions"),
         ([run, labels, "--reference=nobody", "--events="], "nobody"),
         ([run, labels, "--events=", f"--groups={tmp_path / 'g.csv'}:period"], "of its own"),

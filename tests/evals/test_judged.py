@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -12,7 +14,9 @@ from ehrjax.core import files
 from ehrjax.core.errors import InputError
 from ehrjax.data import token_dataset
 from ehrjax.data.labelled import NO_HISTORY, Target
-from ehrjax.evals import judged
+from ehrjax.evals import judged, judging
+from ehrjax.evals.judged import Judged
+from ehrjax.evals.prediction_files import Predictions
 from ehrjax.ingest.meds import HELD_OUT, TRAIN
 
 SPLITS = (TRAIN, HELD_OUT)
@@ -46,6 +50,15 @@ def test_without_labels_of_train_the_classes_are_those_of_the_run(run, toy_token
     with pytest.raises(InputError, match="of subjects in train have 1 classes; two are needed"):
         written(tmp_path / "stage.parquet", toy_tokens, TRAIN, ["II"])
         judged.join(run, judged.read(tmp_path / "stage.parquet"), toy_tokens, SPLITS)
+
+
+def test_deaths_that_end_a_follow_up_are_warned_of() -> None:
+    keys = pl.DataFrame({"subject_id": [1, 2, 3], "prediction_time": [datetime(2020, 1, 1)] * 3})
+    truth = Predictions(Target("time"), keys, np.array([[5, 1], [9, 0], [7, 0]], np.float32), np.zeros((3, 1)))
+    frame = keys.with_columns(censored_by_death=pl.Series([False, True, False]))
+    found = Judged(SimpleNamespace(frame=frame), truth.target, {HELD_OUT: truth}, {}, {}, [])
+    judging._warn_of_deaths(found, HELD_OUT)
+    assert len(found.warnings) == 1 and found.warnings[0].startswith("1 of 3 labels end by a death before the event")
 
 
 def test_labels_of_train_without_a_history_do_not_keep_others_from_being_judged(run, toy_tokens, tmp_path) -> None:

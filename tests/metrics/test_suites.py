@@ -93,6 +93,19 @@ def test_values_and_draws_are_those_of_the_functions(kind: str) -> None:
     assert set(expected(kind, np.ones((1, len(SUBJECTS))))) == set(found)
 
 
+def test_the_auc_at_a_horizon_is_by_the_risk_up_to_it_where_survival_is_told() -> None:
+    # Who has the event first is told apart by 30 days, and turned round by the last edge.
+    target = suites.Target("time", np.array([[10.0, 1], [200.0, 1], [400.0, 0]]), np.arange(3))
+    survived = np.array([[0.5, 0.4], [0.99, 0.3], [0.9, 0.8]])
+    prediction = suites.Prediction(1 - survived[:, 1], survived, (30.0, 300.0))
+    context = suites.Context(np.array([10.0, 200, 400]), np.array([True, True, False]), (30.0, 300.0))
+    found = suites.measure(target, prediction, Resamples.of(np.arange(3), resamples=10, seed=0), context=context)
+    assert found["auc_30_days"].value == 1.0 and found["auc_300_days"].value == 1.0
+    one = suites.Prediction(1 - survived[:, 1])
+    found = suites.measure(target, one, Resamples.of(np.arange(3), resamples=10, seed=0), context=context)
+    assert found["auc_30_days"].value == 0.5
+
+
 @pytest.mark.parametrize("kind", list(suites.METRICS))
 def test_metrics_are_told_to_people(kind: str) -> None:
     told = suites.METRICS[kind]

@@ -66,6 +66,20 @@ def test_concordance_is_scikit_survival_s(seed: int) -> None:
 
 @settings(deadline=None)
 @given(SEEDS)
+def test_each_horizon_has_a_risk_of_its_own_as_scikit_survival_has_it(seed: int) -> None:
+    train, test, _ = drawn(seed)
+    horizons = np.unique(np.quantile(test[0], [0.3, 0.5, 0.8]))
+    risks = np.random.default_rng(seed).normal(size=(len(test[0]), len(horizons)))
+    if not test[1].any() or horizons[-1] >= test[0].max() or horizons[0] < test[0].min():
+        return  # scikit-survival refuses these
+    aucs = survival.dynamic_aucs(*test, risks, survival.Censoring.of(*train), horizons)
+    with np.errstate(invalid="ignore"):
+        each, _ = metrics.cumulative_dynamic_auc(survived(train), survived(test), risks, horizons)
+    np.testing.assert_allclose(aucs[0], each, rtol=0, atol=1e-9)
+
+
+@settings(deadline=None)
+@given(SEEDS)
 def test_dynamic_aucs_are_scikit_survival_s(seed: int) -> None:
     train, (times, events), risk = drawn(seed)
     if not (seed % 3):
