@@ -370,6 +370,7 @@ def oracle(
         "name": best.name,
         "reference": reference,
         "metric": primary,
+        "too_few_for_leaks": few,
         "room": room.as_dict(),
         "worth_telling": worth,
         "models": models,

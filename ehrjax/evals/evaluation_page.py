@@ -177,6 +177,8 @@ def _oracle(result: Told) -> list[str]:
         rows.append([label[model], closed, number(found["beyond"], signed=True)])
     parts.append(table(["", "share of the gap closed", f"{name} beyond the best possible"], rows))
     parts += reasons(found["beyond"] for found in told["models"].values())
+    if told["too_few_for_leaks"]:
+        parts.append("<p>So few subjects have the rarer answer that a leak cannot be told from chance.</p>")
     for model, found in told["models"].items():
         if found["leak"]:
             parts.append(

@@ -105,6 +105,9 @@ def test_of_few_with_the_rarer_answer_no_leak_is_told(made):
         assert found["subjects_of_the_rarest_answer"] == min(many, len(np.unique(subjects[truth])))
         leaky = found["oracle"]["models"]["leaky"]
         assert leaky["beyond"]["low"] > 0 and leaky["leak"] == told
+        about = {"task": "t", "split": "held_out", "warnings": [], "about": {}, "settings": {}}
+        page = evaluation_page.make({**about, "result": found}).render()
+        assert ("a leak cannot be told from chance" in page) != told
 
 
 def test_a_leak_is_told_whatever_the_reference(made):
