@@ -272,13 +272,19 @@ def tell_differences(found: dict[str, Mean]) -> None:
 
 
 def tell_groups(told: dict[str, Any], shown: dict[str, str]) -> None:
-    """Prints the AUROC of some models by sex, race and age band."""
+    """Prints the AUROC of some models by sex, race and age band, and the widest gap between two groups of each."""
     print("\n| AUROC | labels | positive | " + " | ".join(shown) + " |\n|---|---|---|" + "---|" * len(shown))
-    for column in ("sex", "race", "age_band"):
+    columns = "sex", "race", "age_band"
+    for column in columns:
         for group, of in told["groups"][column].items():
             found = [of["models"].get(name, {}).get("auroc") for name in shown.values()]
             cells = ["too few" if one is None else cell((one["value"], one["low"], one["high"])) for one in found]
             print(f"| {group} | {of['labels']:,} | {of['positives']:,} | " + " | ".join(cells) + " |")
+    print("\n| widest gap of AUROC by | " + " | ".join(shown) + " |\n|---|" + "---|" * len(shown))
+    for column in columns:
+        found = [told["gaps"][column][name]["auroc"] for name in shown.values()]
+        cells = [f"{cell((one['value'], one['low'], one['high']), '+')}, {one['lowest']} lowest" for one in found]
+        print(f"| {column} | " + " | ".join(cells) + " |")
 
 
 def tell_calibration(told: dict[str, Any], shown: dict[str, str]) -> None:
