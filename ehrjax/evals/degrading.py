@@ -112,7 +112,7 @@ def _spread(ends: np.ndarray, counts: np.ndarray) -> float:
       ends: [bins + 1] the least value, the edges between the bins, the largest value.
       counts: [bins] values in each.
     """
-    shares = np.cumsum(counts) / counts.sum()
+    shares = np.cumsum(counts + 1) / (counts + 1).sum()  # a bin may have none
     if len(counts) > 2:
         inner = [NormalDist().inv_cdf(share) for share in (shares[0], shares[-2])]
         return float(ends[-2] - ends[1]) / (inner[1] - inner[0])
