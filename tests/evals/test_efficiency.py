@@ -1,0 +1,22 @@
+"""Whose energy is told."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ehrjax.evals import efficiency
+
+
+@pytest.mark.parametrize(
+    ("shown", "card"), [(None, 0), ("0,1", 0), ("3, 1", 3), ("GPU-4f2a,GPU-77", "GPU-4f2a"), ("MIG-1", "MIG-1")]
+)
+def test_the_card_is_the_first_that_jax_is_shown(shown, card, monkeypatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    nvml = SimpleNamespace(
+        nvmlDeviceGetHandleByIndex=lambda number: number, nvmlDeviceGetHandleByUUID=lambda name: name
+    )
+    assert efficiency._card(nvml) == card
