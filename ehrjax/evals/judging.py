@@ -46,8 +46,9 @@ def collect(runs: Mapping[str, Any], predictions: Mapping[str, str], settings: S
     else:
         labels = judged.read(settings.labels, settings.decode)
         found = _of_runs(runs, labels, settings, warnings) if runs else _of_labels(labels, settings, warnings)
-        _warn_of_deaths(found, settings.split)
-    return _of_period(found, settings)
+    found = _of_period(found, settings)
+    _warn_of_deaths(found, settings.split)
+    return found
 
 
 def _warn_of_deaths(found: Judged, split: str) -> None:

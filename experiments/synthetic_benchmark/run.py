@@ -238,11 +238,10 @@ def reported(work: Path, task: str, args: argparse.Namespace) -> Path:
     given |= {f"{name}_{seed}": frozen(work, task, seed, args) / name for seed in seeds for name in own}
     predictions = [f"--predictions={name}={path}" for name, path in given.items()]
     both = [f"--together=both_{seed}=" + ",".join(f"{name}_{seed}" for name in own) for seed in seeds]
-    joined = {"all": own, **{f"{name}_all": [name] for name in BASELINES[1:]}}
+    joined = {"all": own, **{f"{name}_all": [name] for name in BASELINES[1:]}} if args.seeds > 1 else {}
     every = [
         f"--together={name}=" + ",".join(f"{one}_{seed}" for seed in seeds for one in members)
         for name, members in joined.items()
-        if args.seeds > 1
     ]
     events = f"--events={work / 'events'}", "--baselines=none", "--reference=counts_lr_0"
     return evaluated(work / f"report-{task}", label_folder(work, task), *runs, *predictions, *both, *every, *events)
