@@ -6,8 +6,9 @@
 
 Three ways take turns inside each repeat, in one process: ehrjax.generation; transformers' GPT2LMHeadModel.generate with
 its KV cache; and the same model computing its whole window anew for each token, as pipelines without a cache do (timed
-on --window_tokens tokens in the middle of a future). Then the floor: the time that the memory traffic of parameters and
-cache and the arithmetic would take alone, from bandwidth and FLOP/s that are measured here. See the README.
+on --window_tokens tokens in the middle of a future). All run on the GPU where JAX and PyTorch have one, else on a CPU.
+Then the floor: the time that the memory traffic of parameters and cache and the arithmetic would take alone, from
+bandwidth and FLOP/s that are measured here. See the README.
 """
 
 from __future__ import annotations
@@ -88,12 +89,14 @@ def ours(run: Path, tokens: np.ndarray, args: argparse.Namespace) -> Callable[[i
 
 def huggingface(folder: Path, tokens: np.ndarray, args: argparse.Namespace) -> tuple[Callable, Callable]:
     """The two ways in PyTorch: with the cache, and one token with the whole window computed anew."""
+    import jax
     import torch
     import transformers
 
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
-    model = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder).to(device).eval()
 
     def cached(repeat: int) -> int:
         torch.manual_seed(repeat)
@@ -101,8 +104,8 @@ def huggingface(folder: Path, tokens: np.ndarray, args: argparse.Namespace) -> t
         for row in tokens:
             with torch.inference_mode():
                 out = model.generate(
-                    torch.tensor(row[None]),
-                    attention_mask=torch.ones(1, len(row), dtype=torch.long),
+                    torch.tensor(row[None], device=device),
+                    attention_mask=torch.ones(1, len(row), dtype=torch.long, device=device),
                     do_sample=True,
                     top_k=0,
                     num_return_sequences=args.samples,
@@ -110,19 +113,20 @@ def huggingface(folder: Path, tokens: np.ndarray, args: argparse.Namespace) -> t
                     min_new_tokens=args.new,
                     pad_token_id=0,
                     eos_token_id=None,
-                )
+                ).cpu()  # waits for the GPU
             drawn += int(out.shape[0] * (out.shape[1] - len(row)))
         return drawn
 
     def whole(repeat: int) -> int:
-        generator = torch.Generator().manual_seed(repeat)
+        generator = torch.Generator(device).manual_seed(repeat)
         middle = len(tokens[0]) + args.new // 2
-        window = torch.randint(5, args.vocabulary, (args.samples, middle), generator=generator)
+        window = torch.randint(5, args.vocabulary, (args.samples, middle), generator=generator, device=device)
         with torch.inference_mode():
             for _ in range(args.window_tokens):
                 logits = model(window, use_cache=False, logits_to_keep=1).logits[:, -1]
                 new = torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)
                 window = torch.cat([window, new], dim=1)
+        window.cpu()  # waits for the GPU
         return args.samples * args.window_tokens
 
     return cached, whole
@@ -142,10 +146,10 @@ def floor(args: argparse.Namespace, prompt: int) -> dict[str, float]:
     moved = 4 * (parameters + own + shared)
     operations = 2 * rows * (parameters + 2 * args.layers * args.width * (middle + prompt))
 
-    big = jnp.ones(1 << 26, jnp.float32)
+    big = jnp.ones(1 << (28 if jax.default_backend() == "gpu" else 26), jnp.float32)
     total = jax.jit(lambda x: x.sum())
     square = jnp.ones((2048, 2048), jnp.float32)
-    product = jax.jit(lambda x: x @ x)
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))  # fp32 on a GPU too
 
     def best(function: Callable, argument: object) -> float:
         function(argument).block_until_ready()

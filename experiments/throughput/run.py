@@ -1,11 +1,11 @@
 """Real tokens per second: ehrjax on packed rows against HuggingFace BertForMaskedLM, same sequences.
 
     python experiments/throughput/run.py [--sizes=medium,large] [--precisions=fp32,bf16] [--repeats=2]
-        [--minutes=10] [--batch_rows=10] [--padded_steps=1] [--slow_repeats=1]
+        [--minutes=10] [--batch=32] [--batch_rows=10] [--padded_steps=1] [--slow_repeats=1]
         [--threads=2] [--compile] [--output=FILE.json]
 
-Prints one table a precision: the ratio of ehrjax to each way in which users of PyTorch batch. The README
-beside this file says what is measured and how.
+Prints one table a precision: the ratio of ehrjax to each way in which users of PyTorch batch. Both sides run on the
+GPU where JAX and PyTorch have one, else on the CPU. The README beside this file says what is measured and how.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 VOCABULARY, SPECIALS, MASK = 10_000, 5, 4
 CONTEXT, MAX_SEGMENTS = 512, 32
-SEQUENCES_A_BATCH, GROUPS = 32, 50
+GROUPS = 50
 SAMPLED_GROUPS = [3, 9, 15, 21, 28, 34, 41, 47]
 MASK_RATE, LEARNING_RATE = 0.15, 1e-4
 SIZES = {"medium": dict(width=256, depth=4, heads=8), "large": dict(width=512, depth=6, heads=8)}
@@ -35,15 +35,15 @@ COSTS = {"medium": 1, "large": 3, "fp32": 2, "bf16": 1}
 """About how long a table takes, to share the minutes out."""
 
 
-def sequences(seed: int) -> list[np.ndarray]:
-    """256 token sequences of the length distribution, in 8 groups of 32 that lie near each other in length.
+def sequences(seed: int, batch: int) -> list[np.ndarray]:
+    """Token sequences of the length distribution, in 8 groups of `batch` that lie near each other in length.
 
     As HuggingFace's `group_by_length` does it, 50 batches are sorted by length at a time. Of these 8 are
     taken, so chosen that the sample keeps the mean length (29 % of 512) and the density of the groups (97 %).
     """
     rng = np.random.default_rng(seed)
-    lengths = np.exp(rng.normal(np.log(100), 1.0, SEQUENCES_A_BATCH * GROUPS))
-    lengths = np.sort(np.clip(np.round(lengths), 5, CONTEXT).astype(int)).reshape(GROUPS, SEQUENCES_A_BATCH)
+    lengths = np.exp(rng.normal(np.log(100), 1.0, batch * GROUPS))
+    lengths = np.sort(np.clip(np.round(lengths), 5, CONTEXT).astype(int)).reshape(GROUPS, batch)
     return [rng.integers(SPECIALS, VOCABULARY, n) for n in lengths[SAMPLED_GROUPS].ravel()]
 
 
@@ -182,7 +182,7 @@ def ours(
 
 
 def theirs(
-    size: str, precision_name: str, compiled: bool
+    size: str, precision_name: str, compiled: bool, device: str
 ) -> tuple[Callable[[list[np.ndarray], int | None], float], int]:
     """`step(sequences, length)` pads to `length` (None: the longest) and trains; the number of parameters."""
     import torch
@@ -203,9 +203,13 @@ def theirs(
             pad_token_id=0,
             attn_implementation="sdpa",
         )
-    ).train()
+    )
+    model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     forward = torch.compile(model) if compiled else model
+
+    def drawn(shape: torch.Size, rate: float) -> torch.Tensor:
+        return torch.bernoulli(torch.full(shape, rate, device=device)).bool()
 
     def collate(rows: list[np.ndarray], length: int | None) -> dict[str, torch.Tensor]:
         """Padding and masking as by transformers' DataCollatorForLanguageModeling, without a tokenizer."""
@@ -213,19 +217,20 @@ def theirs(
         ids = torch.zeros((len(rows), length), dtype=torch.long)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.from_numpy(row)
+        ids = ids.to(device)  # masking is drawn on the GPU too
         attention_mask = (ids != 0).long()
         labels = ids.clone()
-        chosen = torch.bernoulli(torch.full(ids.shape, MASK_RATE)).bool() & (ids >= SPECIALS)
+        chosen = drawn(ids.shape, MASK_RATE) & (ids >= SPECIALS)
         labels[~chosen] = IGNORED
-        masked = torch.bernoulli(torch.full(ids.shape, 0.8)).bool() & chosen
+        masked = drawn(ids.shape, 0.8) & chosen
         ids[masked] = MASK
-        random = torch.bernoulli(torch.full(ids.shape, 0.5)).bool() & chosen & ~masked
-        ids[random] = torch.randint(SPECIALS, VOCABULARY, ids.shape)[random]
+        random = drawn(ids.shape, 0.5) & chosen & ~masked
+        ids[random] = torch.randint(SPECIALS, VOCABULARY, ids.shape, device=device)[random]
         return {"input_ids": ids, "attention_mask": attention_mask, "labels": labels}
 
     def step(rows: list[np.ndarray], length: int | None) -> float:
         batch = collate(rows, length)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision_name == "bf16"):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision_name == "bf16"):
             loss = forward(**batch).loss
         loss.backward()
         optimizer.step()
@@ -237,7 +242,7 @@ def theirs(
 
 def methods(size: str, precision_name: str, options: argparse.Namespace) -> tuple[dict[str, Method], dict[str, int]]:
     """Every method of one table, ours first, and the numbers of parameters."""
-    tokens = sequences(options.seed)
+    tokens = sequences(options.seed, options.batch)
     real = sum(len(t) for t in tokens)
     shuffled = [tokens[i] for i in np.random.default_rng(options.seed).permutation(len(tokens))]
     rows = options.batch_rows
@@ -245,13 +250,13 @@ def methods(size: str, precision_name: str, options: argparse.Namespace) -> tupl
     packed = packed_batches(tokens, rows)
     batches = {"packed": packed, "dense": packed_batches(dense, rows)}
     our_step, our_size = ours(size, precision_name, batches)
-    their_step, their_size = theirs(size, precision_name, options.compile)
+    their_step, their_size = theirs(size, precision_name, options.compile, options.device)
 
     def counts(parts: list[list[np.ndarray]]) -> list[int]:
         return [sum(len(t) for t in part) for part in parts]
 
     def split(order: list[np.ndarray]) -> list[list[np.ndarray]]:
-        return [order[i : i + SEQUENCES_A_BATCH] for i in range(0, len(order), SEQUENCES_A_BATCH)]
+        return [order[i : i + options.batch] for i in range(0, len(order), options.batch)]
 
     random, grouped = split(shuffled), split(tokens)
     whole, some = len(grouped), min(options.padded_steps, len(random))
@@ -270,14 +275,14 @@ def methods(size: str, precision_name: str, options: argparse.Namespace) -> tupl
         "padded to the longest of 32": Method(
             lambda i: their_step(random[i], None),
             counts(random),
-            SEQUENCES_A_BATCH * sum(longest),
+            options.batch * sum(longest),
             some,
             True,
         ),
         "grouped by length": Method(
             lambda i: their_step(grouped[i], None),
             counts(grouped),
-            SEQUENCES_A_BATCH * sum(max(len(t) for t in part) for part in grouped),
+            options.batch * sum(max(len(t) for t in part) for part in grouped),
             whole,
         ),
         "dense 512": Method(lambda i: their_step(dense, CONTEXT), [rows * CONTEXT], rows * CONTEXT, 1),
@@ -331,7 +336,8 @@ def main() -> None:
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=10, help="begin no repeat that would end later")
-    parser.add_argument("--batch_rows", type=int, default=10, help="rows of 512 tokens a step of ehrjax")
+    parser.add_argument("--batch", type=int, default=32, help="sequences a step of PyTorch")
+    parser.add_argument("--batch_rows", type=int, help="rows of 512 tokens a step of ehrjax; 10 for a batch of 32")
     parser.add_argument("--padded_steps", type=int, default=1, help="steps a repeat of the two padded ways")
     parser.add_argument("--slow_repeats", type=int, default=1, help="repeats of the two padded ways")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -339,15 +345,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="write the results as JSON")
     options = parser.parse_args()
+    options.batch_rows = options.batch_rows or max(1, round(10 * options.batch / 32))
 
     import jax
     import torch
     import transformers
 
     torch.set_num_threads(options.threads)
+    options.device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     print(
-        f"{platform.processor() or platform.machine()}, {options.threads} threads, jax {jax.__version__} on "
-        f"{jax.devices()[0].platform}, torch {torch.__version__}, transformers {transformers.__version__}"
+        f"{name}, {options.threads} threads, jax {jax.__version__} on {jax.devices()[0].platform}, "
+        f"torch {torch.__version__} on {options.device}, transformers {transformers.__version__}"
     )
     start = time.perf_counter()
     tables = [(s, p) for p in options.precisions.split(",") for s in options.sizes.split(",")]
