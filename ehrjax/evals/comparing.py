@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ehrjax.evals import best_possible
 from ehrjax.evals.prediction_files import Predictions
 from ehrjax.metrics import calibration, discrimination, recalibration, suites, thresholds
 from ehrjax.metrics.bootstrap import Resamples, ratio
 
 # A group is too small to say anything about with fewer subjects, or fewer subjects of the rarest answer.
 FEW_SUBJECTS, FEW_EACH = 50, 10
-# With less between counts and the best possible, the share of it that a model closes means nothing.
-LEAST_GAP = 0.03
 PRIMARY = {"yes_no": "auroc", "classes": "macro_auroc", "codes": "micro_auroc", "number": "mae", "time": "harrell_c"}
 CURVE_POINTS = 200
 NET_BENEFIT_AT = np.round(np.arange(0.01, 1.0, 0.01), 2)
@@ -118,7 +117,10 @@ def compare(
         result["subjects_of_the_rarest_answer"] = rarest
     result["groups"], result["gaps"] = by_group(entries, groups or {}, drawn, context)
     few = rarest is not None and rarest < FEW_EACH
-    result["oracle"] = oracle(entries, measured, reference, primary, few=few)
+    result["oracle"] = None
+    if (best := next((entry.name for entry in entries if entry.role == "oracle"), None)) is not None:
+        found = {name: own[primary] for name, own in measured.items()}
+        result["oracle"] = best_possible.compare(found, best=best, reference=reference, few=few) | {"metric": primary}
     return result
 
 
@@ -333,50 +335,6 @@ def gap(measures: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
     return found
 
 
-def oracle(
-    entries: Sequence[Entry],
-    measured: Mapping[str, Mapping[str, suites.Measure]],
-    reference: str,
-    primary: str,
-    *,
-    few: bool,
-) -> dict[str, Any] | None:
-    """Who goes beyond the best possible, and how much of the way to it from the reference each other model goes.
-
-    The share is told only where there is a way to go: a gap of at least LEAST_GAP whose interval is above 0. A leak is
-    not told of few subjects with the rarest answer: by resampling one or two of them, intervals come out too narrow.
-    """
-    best = next((entry for entry in entries if entry.role == "oracle"), None)
-    if best is None:
-        return None
-    top, base = measured[best.name][primary], measured[reference][primary]
-    room = suites.difference(top, base)
-    worth = bool(room.value >= LEAST_GAP and room.low is not None and room.low > 0)
-    models = {}
-    for entry in entries:
-        if entry.name == best.name:
-            continue
-        own = measured[entry.name][primary]
-        beyond = suites.difference(own, top)
-        leak = bool(not few and beyond.low is not None and beyond.low > 0)
-        models[entry.name] = {"closed": None, "beyond": beyond.as_dict(), "leak": leak}
-        if worth and entry.name != reference:
-            above = suites.difference(own, base)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                shares = above.draws / room.draws
-            low, high = discrimination.interval(np.where(np.isfinite(shares), shares, np.nan))
-            models[entry.name]["closed"] = {"value": _number(above.value / room.value), "low": low, "high": high}
-    return {
-        "name": best.name,
-        "reference": reference,
-        "metric": primary,
-        "too_few_for_leaks": few,
-        "room": room.as_dict(),
-        "worth_telling": worth,
-        "models": models,
-    }
-
-
 def subset(made: Predictions, chosen: np.ndarray) -> Predictions:
     """Some rows of predictions."""
     return Predictions(
@@ -391,10 +349,6 @@ def _differences(own: Mapping[str, suites.Measure], base: Mapping[str, suites.Me
 
 def _plain(measures: Mapping[str, suites.Measure]) -> dict[str, Any]:
     return {name: measure.as_dict() for name, measure in measures.items()}
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _thinned(values: np.ndarray) -> list[float]:
