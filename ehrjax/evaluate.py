@@ -30,6 +30,8 @@ def evaluate(args: argparse.Namespace) -> None:
     for name, least in (("resamples", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be at least {least}.")
+    if args.seed >= 2**32:
+        raise InputError(f"--seed is {args.seed}; it must be below 2^32.")
     runs = _named(args.workdir)
     given = _named(args.predictions)
     if twice := sorted(set(runs) & set(given)):
@@ -100,7 +102,7 @@ def _name(name: str, text: str) -> str:
 def _embedded_events(runs: dict[str, Any]) -> str:
     """The events of the embedded hospital that a run was trained on, or nothing."""
     for run in runs.values():
-        tokens = Path(run.config["data"]["path"])
+        tokens = Path(run.config["data"].get("path", ""))
         if tokens.parent.name == "data" and (tokens.parent / "events").is_dir():
             return str(tokens.parent / "events")
     return ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrjax.core import files
-from ehrjax.core.errors import InputError
+from ehrjax.core.errors import EXIT_BAD_INPUT, InputError, RunError
 
 # Libraries that would take all cores, whatever their share.
 _THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -29,7 +29,8 @@ def at_once(workers: int, jobs: Iterable[Callable[[], Any]]) -> list[Any]:
       jobs: what to do; commands are started by `verb`.
 
     Returns:
-      What each job returned.
+      What each job returned. Once one has failed no further one is begun, and its exception is raised when those under
+      way have ended.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     workers = max(1, min(workers, len(cores) or 1))
@@ -37,13 +38,24 @@ def at_once(workers: int, jobs: Iterable[Callable[[], Any]]) -> list[Any]:
     for worker in range(workers):
         shares.put(cores[worker::workers])
 
+    failed = threading.Event()
+
+    def unless_failed(job: Callable[[], Any]) -> Any:
+        if failed.is_set():
+            return None
+        try:
+            return job()
+        except BaseException:
+            failed.set()
+            raise
+
     def take() -> None:
         _mine.cores = shares.get()
         if _mine.cores:
             os.sched_setaffinity(0, _mine.cores)  # of this thread, and of what it starts
 
     with ThreadPoolExecutor(workers, initializer=take) as pool:
-        return [done.result() for done in [pool.submit(job) for job in jobs]]
+        return [done.result() for done in [pool.submit(unless_failed, job) for job in jobs]]
 
 
 def verb(*arguments: object, environment: Mapping[str, str] | None = None) -> None:
@@ -54,12 +66,18 @@ def verb(*arguments: object, environment: Mapping[str, str] | None = None) -> No
       environment: variables beside those of this process.
 
     Raises:
-      subprocess.CalledProcessError: the command failed.
+      InputError: the command refused what it was given (exit code 2); what was wrong it has printed itself.
+      RunError: it failed in another way.
     """
     begun, cores = time.monotonic(), getattr(_mine, "cores", [])
     threads = dict.fromkeys(_THREADS, str(len(cores))) if cores else {}
     command = [sys.executable, "-m", *map(str, arguments)]
-    subprocess.run(command, check=True, env={**os.environ, **(environment or {}), **threads})
+    code = subprocess.run(command, env={**os.environ, **(environment or {}), **threads}).returncode
+    called = f"`python -m {arguments[0]}`"
+    if code == EXIT_BAD_INPUT:
+        raise InputError(f"{called} refused what it was given, as it says above; the same command goes on from here.")
+    if code:
+        raise RunError(f"{called} ended with exit code {code}; the same command goes on from what is finished.")
     told = [part for part in map(str, arguments) if part.startswith(("--workdir", "--output"))]
     print(f"took {(time.monotonic() - begun) / 60:.1f} min: {arguments[0]} {' '.join(told[-1:])}", flush=True)
 
@@ -93,7 +111,7 @@ def trained(folder: Path, *arguments: object, environment: Mapping[str, str] | N
       environment: variables beside those of this process.
 
     Raises:
-      subprocess.CalledProcessError: the command failed.
+      InputError, RunError: the command failed (`verb`).
       InterruptedError: it was told to stop before its end (it has saved what it had, and goes on from there).
     """
     if not (folder / "final.json").exists():

@@ -9,11 +9,13 @@ from typing import Any
 import polars as pl
 
 from ehrjax.core.errors import InputError
+from ehrjax.data import prepare_tokens
 from ehrjax.evals import joined, judged, judging
 from ehrjax.evals.baselines import fitting
 from ehrjax.evals.judged import Judged
 from ehrjax.evals.settings import WHERE_POSSIBLE, Settings
 from ehrjax.ingest.meds import TRAIN, TUNING, MedsDataset
+from ehrjax.vocab import grammar
 
 ALL = "all"
 ORACLE = "oracle"
@@ -64,12 +66,15 @@ def baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
     """The names of the baselines to fit.
 
     Raises:
-      InputError: one does not exist for such labels, or there are no events to count.
+      InputError: one does not exist for such labels, or there are no events to count; or there are no labels to fit
+        them, or probes, on.
     """
     known = fitting.baselines_for(found.target.kind)
     if settings.baselines == (WHERE_POSSIBLE,):
         if TRAIN in found.truth:
             return known
+        if settings.probes:
+            raise InputError("The labels hold none of the split train, which probes are fitted on.")
         found.warnings.append("There are no labels of train, on which baselines are fitted, so there are none.")
         return ()
     chosen = known if settings.baselines == (ALL,) else settings.baselines
@@ -78,10 +83,12 @@ def baselines(found: Judged, settings: Settings) -> tuple[str, ...]:
             raise InputError(f"--baselines has {name!r}; for these labels there are {', '.join(known)}.")
     if chosen and not settings.events:
         raise InputError("Baselines count events; name the MEDS dataset of the labels as --events.")
+    if (chosen or settings.probes) and TRAIN not in found.truth:
+        raise InputError("The labels hold none of the split train, which baselines and probes are fitted on.")
     return chosen
 
 
-def events(dataset: MedsDataset, found: Judged, own: str, *, counted: bool) -> None:
+def events(dataset: MedsDataset, found: Judged, own: str, *, counted: bool, period: bool = False) -> None:
     """Refuses events without the labels' subjects, and warns of events that are not those of tokens or labels.
 
     Args:
@@ -89,10 +96,16 @@ def events(dataset: MedsDataset, found: Judged, own: str, *, counted: bool) -> N
       found: the labels.
       own: the events' fingerprint.
       counted: they are for more than groups.
+      period: labels of some time only are judged.
 
     Raises:
-      InputError: a labelled subject has no events, which would make what is counted worse than it is.
+      InputError: a labelled subject has no events, which would make what is counted worse than it is; or a period is
+        asked for, and the dates are made up.
     """
+    if period and prepare_tokens.times_good_for(dataset) != grammar.DATES:
+        raise InputError(
+            f"The dates of {dataset.folder} are made up, so there are no periods; leave out --since, --until."
+        )
     ids = pl.concat([labels.keys["subject_id"] for labels in found.truth.values()]).unique().sort()
     strangers = ids.filter(~ids.is_in(dataset.splits["subject_id"].implode()))
     if len(strangers):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from ehrjax.data.rows import Window
 from ehrjax.data.token_dataset import Subject
+from ehrjax.vocab import token_roles
 from ehrjax.vocab.vocabulary import Vocabulary
 
 KINDS = {
@@ -25,16 +27,19 @@ LEVELS = {kind: (0.0, 0.1, 0.25, 0.5, 0.75) for kind in KINDS} | {"value_noise":
 class Degrader:
     """Makes windows worse; what happens to a window depends on (seed, kind, level, its subject and place) alone.
 
-    Static tokens and specials stay. Of a window of which nothing would be left the last token stays, so that every
-    label keeps its prediction.
+    An event is lost with all tokens that are about it (its bin, the levels of its code); where its code is unknown one
+    [UNK] stands for all of them. Static tokens, specials and time tokens stay. Of a window of which nothing would be
+    left the last token stays, so that every label keeps its prediction.
 
     Args:
       vocabulary: of the tokens.
+      recipe: `recipe` of their dataset.json.
       seed: draws what is lost.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, seed: int = 0) -> None:
-        self._seed, self._unk, self._specials = seed, vocabulary.unk, vocabulary.num_specials
+    def __init__(self, vocabulary: Vocabulary, recipe: Mapping[str, Any], *, seed: int = 0) -> None:
+        self._seed, self._unk = seed, vocabulary.unk
+        self._roles = token_roles.of(vocabulary.strings, recipe)
         table = vocabulary.table
         self._binned = table["bin"].is_not_null().to_numpy() & table["code"].is_not_null().to_numpy()
         # Of each binned code: its tokens in order, the edges between them, and its standard deviation.
@@ -71,16 +76,16 @@ class Degrader:
         random = np.random.Generator(np.random.Philox(key))
         static, span = subject.num_static, slice(start, stop)
         tokens, values = subject.tokens[span].copy(), subject.values[span].copy()
-        event = tokens >= self._specials
+        event = token_roles.events(self._roles[tokens])
         keep = np.ones(len(tokens), bool)
-        drawn = random.random(len(tokens)) < level
+        drawn = (random.random(len(tokens)) < level)[event] & (event >= 0)
         if kind == "missing_codes":
-            keep = ~(event & drawn)
+            keep = ~drawn
         elif kind == "missing_labs":
-            keep = ~(event & drawn & (~np.isnan(values) | self._binned[tokens]))
+            keep = ~(drawn & (~np.isnan(values) | self._binned[tokens])[event])
         elif kind == "unknown_codes":
-            tokens[event & drawn] = self._unk
-            values[event & drawn] = np.nan
+            tokens[drawn], values[drawn] = self._unk, np.nan
+            keep = ~drawn | (event == np.arange(len(tokens)))
         else:
             self._shake(tokens, values, random.standard_normal(len(tokens)) * level)
         if len(keep) and not keep.any():

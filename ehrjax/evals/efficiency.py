@@ -20,6 +20,7 @@ from ehrjax.evals import packed, predicting
 
 LATENCIES = 30
 RAPL = Path("/sys/class/powercap")
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def measure(run: Any, part: LabelledSplit, *, batches: int = 20) -> dict[str, Any]:
@@ -32,9 +33,11 @@ def measure(run: Any, part: LabelledSplit, *, batches: int = 20) -> dict[str, An
 
     Returns:
       parameters, trainable_parameters; windows_per_second and tokens_per_second of packed batches; latency_ms and
-      latency_ms_95 of one window by itself (median and 95 % quantile); peak_memory_bytes and what memory that is;
+      latency_ms_95 of one window by itself (median and 95 % quantile); peak_memory_bytes and what memory that is
+      ("so far" where what came before could not be left out of it);
       training_seconds (None where the run does not tell); joules_per_thousand_windows (None likewise); device.
     """
+    forgotten = _forget_peak()
     content = predicting.content_of(part)
     made = []
     for batch, placed in packed.batches(run, content, predicting.ROWS):
@@ -57,6 +60,7 @@ def measure(run: Any, part: LabelledSplit, *, batches: int = 20) -> dict[str, An
         _wait(run, singles[0])
         latencies.append(1000 * (time.perf_counter() - begun))
     memory, which = _peak_memory()
+    which += "" if forgotten else ", so far"
     return {
         "parameters": trees.count(run.params),
         "trainable_parameters": trainable(run),
@@ -75,8 +79,9 @@ def measure(run: Any, part: LabelledSplit, *, batches: int = 20) -> dict[str, An
 
 
 def trainable(run: Any) -> int:
-    """The parameters whose learning rate was above zero (config.optimizer.rate_rules)."""
-    rates = trees.multipliers(tuple((p, f) for p, f in run.config["optimizer"]["rate_rules"]), run.params)
+    """The parameters whose learning rate was above zero (config.optimizer.rate_rules); of a converted run all."""
+    rules = run.config.get("optimizer", {}).get("rate_rules", ())
+    rates = trees.multipliers(tuple((path, factor) for path, factor in rules), run.params)
     flat = trees.flatten(run.params)
     total = 0
     for path, factor in trees.flatten(rates).items():
@@ -99,11 +104,31 @@ def _wait(run: Any, batch: Any) -> None:
     jax.block_until_ready(run.predictions(batch) if run.supervised else run.encode(batch))
 
 
+def _device_peak() -> int | None:
+    """The most bytes of the device that were in use so far; None where it does not tell."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def _forget_peak() -> bool:
+    """Lets the process's peak memory count from now on; False where only a peak so far is to be had."""
+    if _device_peak() is not None:
+        return False
+    try:
+        CLEAR.write_text("5")  # Linux (proc_pid_clear_refs(5))
+    except OSError:
+        return False
+    return True
+
+
 def _peak_memory() -> tuple[int, str]:
     """Bytes, and whose: the device's where it tells, else this process's."""
-    told = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in told:
-        return int(told["peak_bytes_in_use"]), "device"
+    peak = _device_peak()
+    if peak is not None:
+        return int(peak), "device"
+    if STATUS.exists():
+        lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+        if "VmHWM" in lines:
+            return 1024 * int(lines["VmHWM"].split()[0]), "process"
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, "process"
 

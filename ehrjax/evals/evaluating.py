@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import polars as pl
 import ehrjax
 from ehrjax.core import files
 from ehrjax.core.errors import InputError
-from ehrjax.data import labelled
+from ehrjax.data import labelled, prepare_tokens
 from ehrjax.evals import (
     checking,
     comparing,
@@ -28,6 +28,7 @@ from ehrjax.evals import (
     entries,
     evaluation_page,
     joined,
+    judged,
     judging,
     predicting,
     prediction_files,
@@ -44,6 +45,7 @@ from ehrjax.evals.simple_models import EDGES_DAYS, POOLS, Simple, tree_pool
 from ehrjax.ingest import meds
 from ehrjax.ingest.fingerprint import fingerprint
 from ehrjax.ingest.meds import TRAIN, TUNING
+from ehrjax.vocab import grammar
 
 # Groups that a warning names at most.
 _MOST_NAMED = 8
@@ -95,7 +97,8 @@ def _measured(
         found.warnings.append("Baselines and probes are fitted on train, so they are left out.")
         baselines, probes = (), ()
     if simple.dataset is not None:
-        checking.events(simple.dataset, found, own_events, counted=bool(baselines or settings.few_shot))
+        options = {"counted": bool(baselines or settings.few_shot), "period": bool(settings.since or settings.until)}
+        checking.events(simple.dataset, found, own_events, **options)
     if TREES in probes:
         fitting.check_trees(found.target.kind)
     kinds = {LINEAR: fitting.PROBE, TREES: fitting.TREES}
@@ -134,6 +137,10 @@ def _measured(
     if best is not None:
         made.append(best)
     made = entries.on_common_labels(made, found.truth[settings.split].keys)
+    if shots and len(made[0].held_out) < len(found.truth[settings.split]):
+        found.warnings.append(
+            "Few-shot curves are judged by those labels too that not every model has predictions for."
+        )
     shown = _of_rows(groups, found.truth[settings.split], made[0].held_out)
     if alone := [name for name in settings.group_columns if name not in shown]:
         found.warnings.append(f"The labels are of one group by {', '.join(alone)}, so there is nothing to compare.")
@@ -161,7 +168,9 @@ def _measured(
         told["few_shot"] = simple.few_shot(vectors, shots, **options)
     if settings.robustness or settings.sites:
         say("robustness")
-        told["robustness"] = _robustness(supervised, elsewhere, found, settings)
+        own = judged.aligned(found.truth[settings.split], made[0].held_out.keys)
+        common = replace(found, truth={**found.truth, settings.split: own})
+        told["robustness"] = _robustness(supervised, elsewhere, common, settings)
     if runs:
         say("cost")
         told["efficiency"] = {
@@ -201,6 +210,8 @@ def _groups(made: Predictions, settings: Settings) -> dict[str, np.ndarray]:
         dataset = meds.open_dataset(settings.events)
         file = settings.group_file or None
         found = subject_groups.groups(dataset, made.keys, file=file, columns=settings.group_columns)
+        if prepare_tokens.times_good_for(dataset) != grammar.DATES:
+            return found  # years that were made up are no periods
     elif settings.group_columns:
         found = subject_groups.from_file(Path(settings.group_file), made.keys, settings.group_columns)
     return found | periods(made.keys)

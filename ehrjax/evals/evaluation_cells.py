@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ehrjax.viz.page import Markup, text
@@ -20,6 +20,31 @@ Told = Mapping[str, Any]
 def labels_of(result: Told) -> dict[str, str]:
     """Metric name -> what people call it."""
     return {metric["name"]: metric["label"] for metric in result["metrics"]}
+
+
+def drawn_of(result: Told, models: Sequence[Told]) -> tuple[list[Told], list[str]]:
+    """Those of some models that one figure draws, in their order, and a note where these are not all of them.
+
+    The reference and the best possible always are; the others are the best by the first metric.
+    """
+    if len(models) <= MOST_DRAWN:
+        return list(models), []
+    primary = result["primary"]
+    rises = next(metric["higher_is_better"] for metric in result["metrics"] if metric["name"] == primary)
+    always = [m["name"] for m in models if m["role"] == "oracle" or m["name"] == result["reference"]]
+
+    def rank(model: Told) -> tuple[bool, bool, float]:
+        value = model["metrics"][primary]["value"]
+        return model["name"] not in always, value is None, (value or 0.0) * (-1 if rises else 1)
+
+    names = {model["name"] for model in sorted(models, key=rank)[:MOST_DRAWN]}
+    kept = [model for model in models if model["name"] in names]
+    left = ", ".join(model["label"] for model in models if model["name"] not in names)
+    told = (
+        f"Of {len(models)} models {len(kept)} are drawn, the best by {labels_of(result)[primary]} and what they are "
+        f"compared with; not {left}."
+    )
+    return kept, [f'<p class="note">{text(told)}</p>']
 
 
 def number(measure: Told | None, *, digits: int = 3, signed: bool = False) -> Markup:

@@ -119,7 +119,7 @@ def _result(result: Told, told: Told) -> list[str]:
     rows = [[model["label"], *(number(model["metrics"][name]) for name in shown)] for model in result["models"]]
     strong = [i for i, model in enumerate(result["models"]) if model["role"] == "model"]
     resamples = told["settings"].get("resamples", 1000)
-    fitted = "Everything fitted or chosen (thresholds, penalties, recalibration) was so on train and tuning."
+    fitted = "What was fitted or chosen here (thresholds, penalties, recalibration) was so on train and tuning."
     if told["split"] != "held_out":
         fitted = f"Judged by {told['split']}, by which models were fitted or chosen: these numbers are too good."
     return [

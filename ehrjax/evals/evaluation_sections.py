@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from ehrjax.evals.evaluation_cells import MOST_COLUMNS, MOST_DRAWN, Told, labels_of, number, reasons
+from ehrjax.evals.evaluation_cells import MOST_COLUMNS, Told, drawn_of, labels_of, number, reasons
 from ehrjax.viz import figures
 from ehrjax.viz.page import Markup, figure, table, text
 
@@ -18,7 +18,9 @@ def groups(result: Told) -> list[str]:
     """The primary metric of each model in each group, and the widest gap between groups that are large enough."""
     names, primary = labels_of(result), result["primary"]
     models = [m for m in result["models"] if m["role"] != "oracle"]
-    parts: list[str] = []
+    in_figures, left = drawn_of(result, models)
+    compared = [sum(not found["too_small"] for found in told.values()) > 1 for told in result["groups"].values()]
+    parts: list[str] = left if any(compared) else []
     for column, told in result["groups"].items():
         parts.append(f"<h3>{text(column)}</h3>")
         for first in range(0, len(models), MOST_COLUMNS):
@@ -40,14 +42,13 @@ def groups(result: Told) -> list[str]:
         in_groups = [found["models"][m["name"]][primary] for found in large.values() for m in models]
         parts += reasons([*in_groups, *told_gaps])
         if len(large) > 1:
-            shown = models[:MOST_DRAWN]
+            ends = ("value", "low", "high")
             drawn = {
-                group: [tuple(found["models"][m["name"]][primary][k] for k in ("value", "low", "high")) for m in shown]
+                group: [tuple(found["models"][m["name"]][primary][end] for end in ends) for m in in_figures]
                 for group, found in large.items()
             }
-            parts.append(
-                figure(figures.intervals(drawn, [m["label"] for m in shown], x=names[primary], from_zero=False))
-            )
+            labels = [m["label"] for m in in_figures]
+            parts.append(figure(figures.intervals(drawn, labels, x=names[primary], from_zero=False)))
     note = (
         f"{names[primary]} within each group; all other metrics, and their gaps, are in metrics.json. Groups of fewer "
         "than 50 subjects"
@@ -164,13 +165,14 @@ def cost(told: Mapping[str, Told]) -> list[str]:
             ]
         )
     device = text(next(iter(told.values()))["device"])
-    header = ["", "parameters", "trained", "windows/s", "tokens/s", "latency ms (median / 95 %)", "peak memory so far"]
+    header = ["", "parameters", "trained", "windows/s", "tokens/s", "latency ms (median / 95 %)", "peak memory"]
     header += ["training", "energy per 1,000 windows"]
     return [
         table(header, rows),
         f'<p class="note">Measured on {device} while this report was made, one model after '
         "another. A window is the history of one label; a causal model that predicts lets labels of a subject share "
-        "one, and is faster by as many as do. The memory is that of the whole evaluation up to then. Training is the "
+        "one, and is faster by as many as do. Memory is that of all that was loaded then, the run and its "
+        "data among it; where it says so far, that of the whole evaluation up to then. Training is the "
         "time of the run's own steps, without what it started from. Of a run without a head for these labels the "
         "states are timed.</p>",
     ]
@@ -178,7 +180,7 @@ def cost(told: Mapping[str, Told]) -> list[str]:
 
 def curves(result: Told) -> list[str]:
     """ROC, precision and recall, reliability and net benefit."""
-    models = [m for m in result["models"] if m.get("curves")][:MOST_DRAWN]
+    models, left = drawn_of(result, [m for m in result["models"] if m.get("curves")])
     if not models:
         return ["<p>One class only: there are no curves.</p>"]
     share = result["positives"] / result["labels"]
@@ -205,6 +207,7 @@ def curves(result: Told) -> list[str]:
     if everybody:
         against["treat everybody"] = tuple(zip(*everybody))
     return [
+        *left,
         "<h3>ROC</h3>",
         figure(figures.curves(roc, x="1 - specificity", y="sensitivity", against={"chance": diagonal[""]})),
         "<h3>Precision and recall</h3>",

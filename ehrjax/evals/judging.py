@@ -97,7 +97,9 @@ def _of_period(found: Judged, settings: Settings) -> Judged:
 def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings, warnings: list[str]) -> Judged:
     tokens: dict[str, judged.Tokens] = {}
     for name, run in runs.items():
-        path = settings.input or run.config["data"]["path"]
+        path = settings.input or run.config["data"].get("path")
+        if not path:
+            raise InputError(f"{run.folder} was converted, so it has no tokens of its own; name some as --input.")
         own = judged.join(run, labels, path, tuple(dict.fromkeys((TRAIN, TUNING, settings.split))))
         tokens[name] = own
         if settings.split not in own.parts:
@@ -114,7 +116,10 @@ def _of_runs(runs: Mapping[str, Any], labels: reading.Labels, settings: Settings
         if settings.split != TUNING and (tuned := known.tuned(asked)):
             warnings.append(f"{name} stopped by {tuned:,} of the judged subjects (tuning): its numbers are too good.")
         if not known.whole:
-            warnings.append(f"Tokens that {name} was trained on are gone: whether it knows these subjects is unsure.")
+            warnings.append(
+                f"Not all that {name}, or what it started from, was trained on is still there as it was: whether it "
+                "knows these subjects is unsure."
+            )
         tasks = predicting.tasks_of(run)
         if tasks and labels.name not in tasks:
             warnings.append(f"{name} was trained on {', '.join(tasks)} and is judged by {labels.name}.")
@@ -199,6 +204,11 @@ def _of_files(predictions: Mapping[str, str], settings: Settings, warnings: list
         given = next(iter(predictions.values()))
         raise InputError(f"{given} holds no truth (such as boolean_value); name the labels as --labels.")
     check_apart(truth, settings.split)
+    if truth.get(TUNING, truth[settings.split]).target != truth[settings.split].target:
+        kinds = " and ".join(truth[split].target.kind for split in (TUNING, settings.split))
+        raise InputError(
+            f"The files hold other labels of tuning than of {settings.split} ({kinds}); leave tuning.parquet out."
+        )
     _refuse_train(truth[settings.split].keys, settings, warnings)
     target = truth[settings.split].target
     name = Path(next(iter(predictions.values()))).stem

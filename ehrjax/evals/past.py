@@ -22,7 +22,7 @@ class Past:
       train: ids of the subjects in the train splits of all of their tokens.
       tuning: ids of those in the tuning splits, by which they stopped.
       sources: dataset.json of each of the token datasets.
-      whole: whether all of these are still there.
+      whole: whether all of these are still there, as they were then.
     """
 
     train: np.ndarray
@@ -51,21 +51,25 @@ class Past:
 def of(run: Any) -> Past:
     """The past of an opened run."""
     train, tuning, sources, whole = np.zeros(0, np.int64), np.zeros(0, np.int64), [], True
-    config, met = run.config, set()
-    while config is not None:
+    folder, met = str(run.folder), set()
+    while folder and folder not in met:
+        met.add(folder)
         try:
-            tokens = token_dataset.open_tokens(config["data"]["path"])
+            saved = files.read_json(Path(folder) / "config.json", what="run's folder")
+        except InputError:
+            whole = False
+            break
+        # A converted run says neither: it was trained elsewhere.
+        path = saved["config"]["data"].get("path", "")
+        start = saved["config"].get("init", {}).get("checkpoint", "")
+        try:
+            tokens = token_dataset.open_tokens(path or Path(folder) / "data" / "tokens")
             train = np.union1d(train, tokens.split(TRAIN).subject_ids)
             tuning = np.union1d(tuning, tokens.split(TUNING).subject_ids)
             sources.append(tokens.info)
+            # Others may lie there by now: the same people, but split in another way.
+            whole &= saved["dataset"].get("fingerprint", tokens.fingerprint) == tokens.fingerprint
         except InputError:
             whole = False
-        start = config["init"]["checkpoint"]
-        if not start or start in met:
-            break
-        met.add(start)
-        try:
-            config = files.read_json(Path(start) / "config.json", what="run's folder").get("config")
-        except InputError:
-            config, whole = None, False
+        folder = start
     return Past(train, tuning, tuple(sources), whole)

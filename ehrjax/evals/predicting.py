@@ -51,7 +51,10 @@ def target_of(run: Any) -> Target:
             f"{run.folder} was not trained on labels (its objective is {run.config['objective']['name']}); fine-tune "
             "it with configs/finetune.py, or compare its frozen vectors with --probe."
         )
-    found = files.read_json(Path(run.folder) / TARGET_FILE, what="supervised run's folder")
+    path = Path(run.folder) / TARGET_FILE
+    found = files.read_json(path, what="supervised run's folder")
+    if not {"kind", "names"} <= set(found):
+        raise InputError(f"{path} does not say what the run predicts; it is damaged: restore it.")
     return Target(found["kind"], tuple(found["names"]))
 
 

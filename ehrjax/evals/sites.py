@@ -82,7 +82,10 @@ def _seen(name: str, run: Any, tokens: judged.Tokens, site: str, subjects: np.nd
     """
     known, notes = past.of(run), []
     if not known.whole:
-        notes.append(f"Tokens that {name} was trained on are gone, so whether {site} is another site is unsure.")
+        notes.append(
+            f"Not all that {name}, or what it started from, was trained on is still there as it was, so whether {site} "
+            "is another site is unsure."
+        )
     seen = known.trained(subjects)
     if not seen:
         return notes

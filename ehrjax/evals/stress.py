@@ -41,7 +41,7 @@ def degraded(
         content = [content[i] for i in chosen]
         keys = predicting.keys_of(part)[chosen]
         drawn = Resamples.of(keys["subject_id"].to_numpy(), resamples=resamples, seed=seed)
-        damage = degrading.Degrader(run.vocabulary, seed=seed)
+        damage = degrading.Degrader(run.vocabulary, found.tokens[name].dataset.info["recipe"], seed=seed)
         if len(chosen) < len(own):
             notes.append(f"{name}: on {len(chosen):,} of the {len(own):,} labels, drawn by the seed.")
         whole = None

@@ -63,10 +63,10 @@ def fit(train: Split, strings: list[str], recipe: dict) -> Clock:
 
 
 def is_time(strings: list[str], recipe: dict) -> np.ndarray:
-    """[V] bool: which tokens are time tokens of the recipe."""
+    """[V] bool: which tokens are time tokens of the recipe; that of token files has no steps."""
     result = np.zeros(len(strings), bool)
-    for label in recipe["steps"]:
+    for label in recipe.get("steps", ()):
         if label.split("@", 1)[0] == "time_tokens":
             settings = time_tokens.Settings(**recipe["settings"].get(label, {}))
-            result |= time_tokens.are(strings, settings)
+            result |= time_tokens.marks(strings, settings)
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -61,6 +62,22 @@ class Resamples:
             return cls(subjects, np.zeros((resamples, 0), np.int32))
         return cls(subjects, resample_counts(len(subjects), resamples=resamples, seed=seed))
 
+    @cached_property
+    def with_whole(self) -> Resamples:
+        """These behind one more, in which every subject counts once: the whole sample."""
+        whole = np.ones((1, len(self.subjects)), np.int32)
+        return Resamples(self.subjects, np.concatenate([whole, self.counts]))
+
+    def among(self, subjects: np.ndarray) -> Resamples:
+        """The same resamples of the subjects of some rows [N] alone, which is all that these rows' weights need.
+
+        Raises:
+          InputError: a subject is not in the population.
+        """
+        there = np.unique(subjects)
+        places = self.places(there)
+        return self if len(there) == len(self.subjects) else Resamples(there, self.counts[:, places])
+
     def places(self, subjects: np.ndarray) -> np.ndarray:
         """[N] int64: the column of `counts` of each row's subject.
 
@@ -107,10 +124,15 @@ class Resamples:
         by_subject = np.zeros((len(self.subjects), rows.shape[1]))
         for k in range(rows.shape[1]):
             by_subject[:, k] = np.bincount(places, rows[:, k], minlength=len(self.subjects))
-        found = np.zeros((len(self.counts), rows.shape[1]))
-        for start in range(0, len(self.counts), _CHUNK):
-            found[start : start + _CHUNK] = self.counts[start : start + _CHUNK].astype(np.float64) @ by_subject
-        return found
+        return _weighted(self.counts, by_subject)
+
+
+def _weighted(counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """[R, K] float64: counts [R, S] times rows [S, K], some resamples at a time, so that memory stays bounded."""
+    found = np.zeros((len(counts), rows.shape[1]))
+    for start in range(0, len(counts), _CHUNK):
+        found[start : start + _CHUNK] = counts[start : start + _CHUNK].astype(np.float64) @ rows
+    return found
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -167,8 +189,8 @@ def ratios(
     totals = weights.sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = hits.sum(0) / totals
-        drawn = resample_counts(len(hits), resamples=resamples, seed=seed).astype(np.float64)
-        samples = (drawn @ hits) / (drawn @ weights)
+        drawn = resample_counts(len(hits), resamples=resamples, seed=seed)
+        samples = _weighted(drawn, hits) / _weighted(drawn, weights)
     estimates = []
     for k, value in enumerate(values):
         subjects = int(np.count_nonzero(weights[:, k]))

@@ -60,12 +60,14 @@ class Measure:
 class _Found:
     """A metric's values [1 + R], the whole sample's first.
 
-    reason: why the first is NaN, if it is. subjects: how many contribute, where not all do.
+    reason: why the first is NaN, if it is. subjects: how many contribute, where not all do. doubt: what to know of a
+    value that there is.
     """
 
     values: np.ndarray
     reason: str = ""
     subjects: int | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,7 @@ def measure(
     if not len(target.subjects):
         return {m.name: _measure(_Found(np.full(1 + count, np.nan), "no rows"), 0, level, m) for m in wanted}
     # The whole sample is one more weighting, so that value and draws come from the same code.
-    whole = np.ones((1, len(resamples.subjects)), np.int32)
-    every = Resamples(resamples.subjects, np.concatenate([whole, resamples.counts]))
+    every = resamples.among(target.subjects).with_whole
     found = _KINDS[target.kind](_Sample(target, prediction, every, context))
     subjects = len(np.unique(target.subjects))
     return {m.name: _measure(found[m.name], subjects, level, m) for m in wanted}
@@ -166,13 +167,18 @@ def _measure(found: _Found, subjects: int, level: float, like: Metric | Measure)
         return Measure(value, None, None, np.full(len(draws), np.nan), subjects, reason, like.higher_is_better)
     undefined = int(np.isnan(draws).sum())
     low, high = interval(draws, level)
-    reason = ""
+    reason = found.doubt
     if len(draws) - undefined < _ENOUGH * len(draws):
         reason = f"undefined in {undefined} of {len(draws)} resamples"
     elif low is not None and not low <= value <= high:
         # A row drawn twice is tied with itself, which flatters the precision of rare codes; see also the ECE.
         reason = "resampling shifts this metric, and the interval leaves the value out"
     return Measure(value, low, high, draws, subjects, reason, like.higher_is_better)
+
+
+def _equal(scores: np.ndarray) -> str:
+    """What to know of a ranking by scores [N, ...] that rank nothing; empty where they do."""
+    return "all scores are equal" if (scores == scores[0]).all() else ""
 
 
 def _yes_no(sample: _Sample) -> dict[str, _Found]:
@@ -196,7 +202,7 @@ def _yes_no(sample: _Sample) -> dict[str, _Found]:
     auroc, precision, sensitivity = sample.gathered(ranks)
     slope, intercept = sample.gathered(lines, rows=True)
     one_class = len(np.unique(truth)) < 2
-    no_slope = "all scores are equal" if len(np.unique(p)) < 2 else "the scores separate the classes"
+    equal = _equal(p)
     among = {"sensitivity": truth, "specificity": ~truth, "ppv": decided[:, :2].any(axis=1)}
     rates = {
         name: _Found(
@@ -207,14 +213,14 @@ def _yes_no(sample: _Sample) -> dict[str, _Found]:
         for name, values in thresholds.rates(sums[:, 3:7]).items()
     }
     return rates | {
-        "auroc": _Found(auroc, ONE_CLASS),
-        "average_precision": _Found(precision, ONE_CLASS),
+        "auroc": _Found(auroc, ONE_CLASS, doubt=equal),
+        "average_precision": _Found(precision, ONE_CLASS, doubt=equal),
         "brier": _Found(ratio(sums[:, 1], sums[:, 0])),
         "log_loss": _Found(ratio(sums[:, 2], sums[:, 0])),
         "ece": _Found(ratio(np.abs(sums[:, 7:]).sum(axis=1), sums[:, 0])),
-        "calibration_slope": _Found(slope, ONE_CLASS if one_class else no_slope),
+        "calibration_slope": _Found(slope, ONE_CLASS if one_class else equal or "the scores separate the classes"),
         "calibration_intercept": _Found(intercept, ONE_CLASS),
-        "sensitivity_at_90_specificity": _Found(sensitivity, ONE_CLASS),
+        "sensitivity_at_90_specificity": _Found(sensitivity, ONE_CLASS, doubt=equal),
     }
 
 
@@ -224,7 +230,7 @@ def _classes(sample: _Sample) -> dict[str, _Found]:
     steps = [Steps.of(truth == k, p[:, k], sample.places, sample.columns) for k in range(p.shape[1])]
     (auroc,) = sample.gathered(lambda weights: [classes.macro_of(steps, weights)])
     found = {name: _Found(values, ONE_CLASS) for name, values in sums.items()}
-    return found | {"macro_auroc": _Found(auroc, ONE_CLASS)}
+    return found | {"macro_auroc": _Found(auroc, ONE_CLASS, doubt=_equal(p))}
 
 
 def _codes(sample: _Sample) -> dict[str, _Found]:
@@ -239,7 +245,8 @@ def _codes(sample: _Sample) -> dict[str, _Found]:
     # A code at a time has few steps, and larger chunks mean fewer calls.
     singles = [Steps.of(truth[:, k], p[:, k], sample.places, sample.columns) for k in range(p.shape[1])]
     areas = sample.gathered(lambda weights: codes.macro(singles, weights).values(), size=_LARGE_CHUNK)
-    return found | {name: _Found(values, "no code has both classes") for name, values in zip(codes.MACRO, areas)}
+    no_code = "no code has both classes"
+    return found | {name: _Found(values, no_code, doubt=_equal(p)) for name, values in zip(codes.MACRO, areas)}
 
 
 def _number(sample: _Sample) -> dict[str, _Found]:
@@ -250,11 +257,13 @@ def _number(sample: _Sample) -> dict[str, _Found]:
 def _time(sample: _Sample) -> dict[str, _Found]:
     times, events, context = *_followed(sample), sample.context
     pairs = survival.Pairs(times, events, sample.prediction.values)
-    no_pairs = "no comparable pairs" if events.any() else "no events"
+    no_pairs, equal = "no comparable pairs" if events.any() else "no events", _equal(sample.prediction.values)
     if context is None or not len(context.train_times):
         (harrell,) = sample.gathered(pairs.concordance, rows=True)
         unknown = _Found(np.full(len(harrell), np.nan), "no follow-up of train is given")
-        return {m.name: unknown for m in metrics("time", context)} | {"harrell_c": _Found(harrell, no_pairs)}
+        return {m.name: unknown for m in metrics("time", context)} | {
+            "harrell_c": _Found(harrell, no_pairs, doubt=equal)
+        }
     censoring = survival.Censoring.of(context.train_times, context.train_events)
     factors, problem = np.stack([np.ones(len(times)), np.zeros(len(times))]), no_pairs
     try:
@@ -263,7 +272,7 @@ def _time(sample: _Sample) -> dict[str, _Found]:
     except InputError as error:
         problem = str(error)
     harrell, uno = sample.gathered(lambda weights: pairs.concordance(weights, factors), rows=True)
-    found = {"harrell_c": _Found(harrell, no_pairs), "uno_c": _Found(uno, problem)}
+    found = {"harrell_c": _Found(harrell, no_pairs, doubt=equal), "uno_c": _Found(uno, problem, doubt=equal)}
     return found | _horizons(sample, censoring) | {"integrated_brier": _integrated(sample, censoring)}
 
 
@@ -282,17 +291,18 @@ def _horizons(sample: _Sample, censoring: survival.Censoring) -> dict[str, _Foun
         problem = (
             "nobody is followed beyond the horizon" if (events & (times <= horizon)).any() else "no events by then"
         )
+        risk = _risk_by(sample.prediction, horizon)
         try:
-            risk = _risk_by(sample.prediction, horizon)
             steps = survival.dynamic_steps(times, events, risk, censoring, horizon, sample.places, sample.columns)
             (aucs[k],) = sample.gathered(lambda weights, steps=steps: [steps.tally(weights).auroc()])
         except InputError as error:
             problem = str(error)
-        found[auc_name(horizon)] = _Found(aucs[k], problem)
+        found[auc_name(horizon)] = _Found(aucs[k], problem, doubt=_equal(risk))
     left = sample.gathered(lambda weights: survival.kaplan_meier(times, events, horizons, weights).T, rows=True)
     mean = survival.mean_of(aucs.T, left.T)
     first = next((found[auc_name(h)].reason for h, auc in zip(horizons, aucs) if np.isnan(auc[0])), "")
-    return found | {"mean_auc": _Found(mean, f"the AUC at a horizon is undefined: {first}")}
+    equal = min((own.doubt for own in found.values()), default="")  # where it is so at each of them
+    return found | {"mean_auc": _Found(mean, f"the AUC at a horizon is undefined: {first}", doubt=equal)}
 
 
 def _risk_by(prediction: Prediction, horizon: float) -> np.ndarray:

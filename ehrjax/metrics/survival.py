@@ -15,6 +15,8 @@ from ehrjax.metrics.discrimination import Steps
 
 # Scores no further apart than this are tied.
 TIED = 1e-8
+# Risks that span less, such as rates a day, are stretched to a span of 1: else all of them would be tied.
+NARROW = 0.01
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Pairs:
 
     def __init__(self, times: np.ndarray, events: np.ndarray, risk: np.ndarray) -> None:
         """times [N] float, events [N] bool, risk [N] float without NaN, larger where the event is sooner."""
-        times, risk = np.asarray(times, np.float64), np.asarray(risk, np.float64)
+        times, risk = np.asarray(times, np.float64), _stretched(risk)
         happened = np.asarray(events, bool)
         self._order = np.lexsort((~happened, times))
         times, happened, risk = times[self._order], happened[self._order], risk[self._order]
@@ -131,6 +133,13 @@ class Pairs:
         own = weights[np.argsort(self._order)[self.events]]
         factors = factors[:, self.events]
         return ratio(factors @ (own * won), factors @ (own * comparable))
+
+
+def _stretched(risk: np.ndarray) -> np.ndarray:
+    """[N] float64: risks whose scale, which means nothing, leaves those apart that differ."""
+    risk = np.asarray(risk, np.float64)
+    span = np.ptp(risk) if len(risk) else 0.0
+    return risk / span if 0 < span < NARROW else risk
 
 
 def _tied_range(risks: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,9 +218,9 @@ def dynamic_steps(
 ) -> Steps:
     """The steps whose AUROC is the cumulative/dynamic AUC at a horizon; places and columns as Steps.of has them.
 
-    Risks are tied where each is within 1e-8 of the next among all N rows, whatever their weights.
+    Risks are tied where each is within 1e-8 of the next among all N rows, whatever their weights (`_stretched`).
     """
-    times, risk = np.asarray(times, np.float64), np.asarray(risk, np.float64)
+    times, risk = np.asarray(times, np.float64), _stretched(risk)
     case = (times <= horizon) & np.asarray(events, bool)
     used = case | (times > horizon)
     order = np.argsort(risk, kind="stable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from ehrjax.core import files, plugins
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled, pipeline, token_dataset
+from ehrjax.ingest.labels import reading
 from ehrjax.training import run
 
 FILE = "target.json"
@@ -53,10 +55,16 @@ def resolve(
         objective["class_weights"] = balanced_weights(train.labels, target)
     if "centre" in module.Config.__dataclass_fields__:
         train = pipeline.open_split(dataset, "train", settings)
-        spread = float(np.std(train.labels, dtype=np.float64))
-        objective["centre"] = round(float(np.mean(train.labels, dtype=np.float64)), 6)
-        objective["scale"] = round(spread, 6) if spread > 1e-6 else 1.0
+        objective["centre"], objective["scale"] = centre_and_scale(train.labels)
     return {**config, "objective": objective}, target
+
+
+def centre_and_scale(numbers: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of labels [N, 1], to six digits behind the point, and of small ones to as many behind
+    the first that the latter has; 1 instead of a deviation that is only rounding."""
+    mean, spread = (float(of(numbers, dtype=np.float64)) for of in (np.mean, np.std))
+    digits = 6 - min(0, math.floor(math.log10(spread)) if spread else 0)
+    return round(mean, digits), round(spread, digits) if spread > 1e-7 * abs(mean) else 1.0
 
 
 def check_sharing(config: dict[str, Any], model: Any) -> None:
@@ -100,5 +108,5 @@ def balanced_weights(labels: np.ndarray, target: labelled.Target) -> tuple[float
 
 def write(workdir: Path, target: labelled.Target, labels: str) -> None:
     """Writes DIR/target.json: the kind of the labels, what each output stands for, and the names of the tasks."""
-    tasks = [Path(path).name if Path(path).is_dir() else Path(path).stem for path in labels.split(",")]
+    tasks = [reading.name_of(path) for path in labels.split(",")]
     files.write_json(workdir / FILE, {**labelled.as_dict(target), "tasks": tasks})

@@ -88,12 +88,14 @@ def intervals(
     """
     figure = go.Figure()
     names = list(rows)
+    # The marks of a row stay apart from those of the next.
+    step = min(0.16, 0.8 / max(len(methods), 1))
     for m, method in enumerate(methods):
         values = [rows[name][m] for name in names]
         known = [v[1] is not None for v in values]
         figure.add_scatter(
             x=[v[0] for v in values],
-            y=[i + (m - (len(methods) - 1) / 2) * 0.16 for i in range(len(names))],
+            y=[i + (m - (len(methods) - 1) / 2) * step for i in range(len(names))],
             mode="markers",
             name=method,
             marker=dict(color=COLOURS[m % 9], size=9),
@@ -107,7 +109,7 @@ def intervals(
             ),
             hovertemplate=f"{method}: %{{x:.3f}}<extra></extra>",
         )
-    figure = _styled(figure, x=x, y="", height=120 + 46 * len(names))
+    figure = _styled(figure, x=x, y="", height=120 + max(46, 12 * len(methods)) * len(names))
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False, title=None
     )

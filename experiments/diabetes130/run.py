@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ehrjax.core import files
 from ehrjax.core.errors import InputError, exits_cleanly
 from ehrjax.core.side_by_side import at_once, claim, trained, verb
 
@@ -114,12 +115,14 @@ def ages(work: Path) -> Path:
         )
         lower = pl.col("code")
         band = (
-            pl.when(lower < 50).then(pl.lit("below 50"))
+            pl.when(lower.is_null()).then(pl.lit("unknown"))
+            .when(lower < 50).then(pl.lit("below 50"))
             .when(lower < 70).then(pl.lit("50 to 69"))
             .when(lower < 80).then(pl.lit("70 to 79"))
             .otherwise(pl.lit("80 and above"))
         )  # fmt: skip
-        known.select("subject_id", "prediction_time", band.alias("age_band")).write_parquet(path)
+        with files.written_file(path) as temporary:
+            known.select("subject_id", "prediction_time", band.alias("age_band")).write_parquet(temporary)
     return path
 
 
@@ -267,8 +270,9 @@ def tell_differences(found: dict[str, Mean]) -> None:
         print(f"| {name}: pretraining | {cell(gained, '+')} |")
     for label in (*(f"{name}, pretrained" for name in PRETRAINED.values()), *ENTRIES.values()):
         print(f"| {label}, less linear counts | {cell(found[label].less(found['counts, linear']), '+')} |")
-    beyond = found[ENTRIES[WITH_TREES]].less(found[ENTRIES[COUNTS]])
-    print(f"| {ENTRIES[WITH_TREES]}, less {ENTRIES[COUNTS]} | {cell(beyond, '+')} |")
+    for name in (TOGETHER, STACKED, WITH_TREES):
+        beyond = found[ENTRIES[name]].less(found[ENTRIES[COUNTS]])
+        print(f"| {ENTRIES[name]}, less {ENTRIES[COUNTS]} | {cell(beyond, '+')} |")
 
 
 def tell_groups(told: dict[str, Any], shown: dict[str, str]) -> None:
@@ -276,14 +280,17 @@ def tell_groups(told: dict[str, Any], shown: dict[str, str]) -> None:
     print("\n| AUROC | labels | positive | " + " | ".join(shown) + " |\n|---|---|---|" + "---|" * len(shown))
     columns = "sex", "race", "age_band"
     for column in columns:
-        for group, of in told["groups"][column].items():
+        for group, of in told["groups"].get(column, {}).items():
             found = [of["models"].get(name, {}).get("auroc") for name in shown.values()]
             cells = ["too few" if one is None else cell((one["value"], one["low"], one["high"])) for one in found]
             print(f"| {group} | {of['labels']:,} | {of['positives']:,} | " + " | ".join(cells) + " |")
     print("\n| widest gap of AUROC by | " + " | ".join(shown) + " |\n|---|" + "---|" * len(shown))
     for column in columns:
-        found = [told["gaps"][column][name]["auroc"] for name in shown.values()]
-        cells = [f"{cell((one['value'], one['low'], one['high']), '+')}, {one['lowest']} lowest" for one in found]
+        found = [told["gaps"].get(column, {}).get(name, {}).get("auroc") for name in shown.values()]
+        cells = [
+            f"{cell((one['value'], one['low'], one['high']), '+')}, {one['lowest']} lowest" if one else "too few"
+            for one in found
+        ]
         print(f"| {column} | " + " | ".join(cells) + " |")
 
 
@@ -312,6 +319,8 @@ def main() -> None:
         )
     work = Path(args.work or tempfile.mkdtemp(prefix="diabetes130-"))
     args.data = str(Path(args.data).resolve())
+    if not any(Path(args.data).glob("diabetic_data*")):
+        raise InputError(f"{args.data} holds no diabetic_data.csv; name the folder that does as --data.")
     claim(work, {name: getattr(args, name) for name in ("data", "epochs", "pretrain", "seeds")})
     begun, folds = time.monotonic(), []
     for fold in range(args.first, args.folds):

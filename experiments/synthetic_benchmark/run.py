@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ehrjax.core import side_by_side
+from ehrjax.core import files, side_by_side
 from ehrjax.core.errors import exits_cleanly
 from ehrjax.core.side_by_side import at_once
 
@@ -286,8 +286,8 @@ def summary(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
         joined = {f"{name}_all": LABELS[name] for name in BASELINES[1:]} | {"all": LABELS["both"]}
         names |= {f"{label}{ALL}": [name] for name, label in joined.items()}
     names[best] = ["oracle"]
-    files = {label: [folder / name / "held_out.parquet" for name in group] for label, group in names.items()}
-    found = seeds.means(files)
+    given = {label: [folder / name / "held_out.parquet" for name in group] for label, group in names.items()}
+    found = seeds.means(given)
     rows: dict[str, dict[str, Any]] = {}
     for label, mean in found.items():
         rows[label] = {"auroc": mean.shown(), "seeds": mean.seeds}
@@ -295,7 +295,7 @@ def summary(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
             counts = found[f"{base}{ALL}" if label.endswith(ALL) else base]
             rows[label][f"less {base}"] = mean.less(counts)
             rows[label][f"closed from {base}"] = mean.closed(counts, found[best])
-    truth = prediction_files.read(files[best][0]).truth
+    truth = prediction_files.read(given[best][0]).truth
     return {"labels": len(truth), "positives": int(truth.sum()), "rows": rows}
 
 
@@ -322,6 +322,18 @@ def told(work: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
             cells += ["", ""] if label.removesuffix(ALL) == base else [less, "" if label == "best possible" else closed]
         print(f"| {label} | " + " | ".join(cells) + " |")
     return found
+
+
+def told_of_seeds(found: dict[str, Any]) -> None:
+    """Says how far apart the seeds are, each of which has other labels to learn from."""
+    labels = [label for label in LABELS.values() if len(next(iter(found.values()))["rows"][label]["seeds"]) > 1]
+    if not labels:
+        return
+    print("\n| AUROC of each seed | " + " | ".join(TITLES[task] for task in found) + " |")
+    print("|---|" + "---|" * len(found))
+    for label in labels:
+        cells = [", ".join(f"{one:.3f}" for one in own["rows"][label]["seeds"]) for own in found.values()]
+        print(f"| {label} | " + " | ".join(cells) + " |")
 
 
 def told_of_futures(work: Path, tasks: Iterable[str], args: argparse.Namespace) -> dict[str, Any]:
@@ -360,6 +372,8 @@ def main() -> None:
         args.patients, args.labelled, args.seeds, args.steps, args.samples, args.limit = 1000, 200, 1, 0.0, 2, 20
         _compiling["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # what runs for a moment need not be fast
         ROWS.update(dict.fromkeys(ROWS, (4, 128)))
+    if args.output:
+        files.check_place(Path(args.output))
     begun = time.monotonic()
     work = Path(args.work or tempfile.mkdtemp(prefix="synthetic-benchmark-"))
     side_by_side.claim(work, {name: getattr(args, name) for name in (*sizes, "smoke", "steps") if name != "parallel"})
@@ -378,11 +392,13 @@ def main() -> None:
     at_once(args.parallel, jobs)
     at_once(args.parallel, [partial(zero_shot, work, task, args) for task in tasks])
     found = {task: told(work, task, args) for task in tasks}
+    told_of_seeds(found)
     for task, futures in told_of_futures(work, tasks, args).items():
         found[task]["zero_shot"] = futures
     print(f"\n{(time.monotonic() - begun) / 60:.0f} minutes in all")
     if args.output:
-        Path(args.output).write_text(json.dumps(found, indent=1))
+        # JSON has no NaN: a share of nothing is null.
+        files.write_json(args.output, json.loads(json.dumps(found), parse_constant=lambda _: None))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
 import pytest
 
 from ehrjax.core import side_by_side
-from ehrjax.core.errors import InputError
+from ehrjax.core.errors import InputError, RunError
 from ehrjax.core.side_by_side import at_once
 
 
@@ -54,6 +53,12 @@ def test_a_folder_is_of_one_set_of_settings(tmp_path) -> None:
         side_by_side.claim(tmp_path / "work", {"epochs": 3, "seeds": 1})
 
 
-def test_a_command_that_fails_is_an_error(tmp_path) -> None:
-    with pytest.raises(subprocess.CalledProcessError):
-        at_once(1, [lambda: side_by_side.verb("json.tool", tmp_path / "none")])
+def test_a_command_that_fails_is_one_sentence_and_nothing_more_is_begun(tmp_path) -> None:
+    begun = []
+    jobs = [lambda: side_by_side.verb("json.tool", tmp_path / "none"), *[lambda: begun.append(1)] * 5]
+    with pytest.raises(InputError, match="json.tool` refused what it was given"):
+        at_once(1, jobs)
+    assert not begun
+    (tmp_path / "no.json").write_text("{")
+    with pytest.raises(RunError, match="exit code 1"):
+        side_by_side.verb("json.tool", tmp_path / "no.json")

@@ -167,6 +167,28 @@ def test_the_page_marks_numbers_that_are_in_doubt():
     assert evaluation_cells.reasons([{"value": 0.5, "reason": ""}]) == []
 
 
+def test_of_many_models_the_best_are_drawn_beside_what_they_are_compared_with(made):
+    listed, *_ = made
+    worst, good, best = listed[0], listed[1], listed[3]
+    more = [
+        dataclasses.replace(good, name=f"m{i}", label=f"m{i}", held_out=_mixed(good.held_out, i / 12))
+        for i in range(11)
+    ]
+    result = comparing.compare([*more, worst, best], reference="counts_lr", resamples=20)
+    kept, (note,) = evaluation_cells.drawn_of(result, result["models"])
+    assert [m["name"] for m in kept] == [*(f"m{i}" for i in range(7)), "counts_lr", "oracle"]
+    assert "Of 13 models 9 are drawn" in note and "m7, m8, m9, m10." in note
+    told = {"task": "t", "split": "held_out", "warnings": [], "result": result, "about": {}, "settings": {}}
+    assert note in evaluation_page.make(told).render()
+    assert evaluation_cells.drawn_of(result, result["models"][:9]) == (result["models"][:9], [])
+
+
+def _mixed(own: Predictions, share: float) -> Predictions:
+    """Predictions that are chance by some share."""
+    chance = np.random.default_rng(5).random(own.values.shape)
+    return dataclasses.replace(own, values=((1 - share) * own.values + share * chance).astype(np.float32))
+
+
 def test_recalibration_is_fitted_on_tuning_and_mends_it():
     rng = np.random.default_rng(5)
 

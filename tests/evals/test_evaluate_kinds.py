@@ -184,6 +184,7 @@ def test_subjects_of_two_splits_are_refused(tmp_path):
         (["--together=good=good,good"], "Two models are called good"),
         ([f"--predictions={'x' * 300}=p.parquet"], "no name that a folder could have"),
         (["--groups=g.csv:a,a"], "--groups names 'a'"),
+        (["--seed=4294967296"], "below 2^32"),
         (["--groups=g.csv:subject_id"], "--groups names 'subject_id'"),
     ],
 )
@@ -207,6 +208,14 @@ def test_tuning_of_a_folder_counts_where_labels_do_not_say_their_split(tmp_path)
     assert any("do not say which are tuning" in line for line in labelled["warnings"])
     one, other = (both["result"]["models"][0] for both in (alone, labelled))
     assert one["threshold"] == other["threshold"] != 0.5 and one["recalibrated"] == other["recalibrated"] != {}
+
+
+def test_tuning_of_another_kind_than_what_judges(tmp_path):
+    given = put(tmp_path, "good", "yes_no", noise=0.3)
+    other = predictions("number", 2, noise=0.3, first=1000)
+    prediction_files.write(tmp_path / "good" / "tuning.parquet", other)
+    assert "other labels of tuning than of held_out (number and yes_no)" in refusal(given, f"--output={tmp_path / 'o'}")
+    assert not (tmp_path / "o").exists()
 
 
 def test_subjects_that_the_events_have_in_train_are_refused(tmp_path, toy_meds):

@@ -13,10 +13,12 @@ from sklearn.metrics import roc_auc_score
 import ehrjax
 from ehrjax import evaluate, train
 from ehrjax.core.errors import InputError
-from ehrjax.data import prepare_tokens
+from ehrjax.data import prepare_tokens, token_dataset
 from ehrjax.evals import joined, past, prediction_files
+from ehrjax.hf import resize
 from ehrjax.ingest import synthetic
 from tests.conftest import behrt_recipe, refused
+from tests.hf import born
 
 TASKS = ("readmission_30d", "death_1y")
 
@@ -320,6 +322,9 @@ def test_a_site_that_a_run_started_from_is_its_own(made, tmp_path):
     known = past.of(ehrjax.load(tmp_path / "after"))
     info = json.loads((tmp_path / "tokens" / "dataset.json").read_text())
     assert known.whole and known.knows(info) and not past.of(ehrjax.load(made / "two")).knows(info)
+    # The same tokens under a run that was trained on others: who these were cannot be told.
+    _moved(tmp_path / "after", tmp_path / "later", start=made / "two", fingerprint="0123456789abcdef")
+    assert not past.of(ehrjax.load(tmp_path / "later")).whole
     message = one_sentence([*given, site, f"--output={tmp_path / 'out'}"])
     assert str(tmp_path / "tokens") in message and "what it started from, was trained on" in message
 
@@ -337,13 +342,47 @@ def test_tuning_subjects_of_another_split_are_told(made, tmp_path):
     assert any("stopped by" in line and "too good" in line for line in warnings)
 
 
-def _moved(run, folder, *, data=None, start=None):
+def test_dates_that_are_made_up_are_no_periods(made, report, tmp_path):
+    shutil.copytree(made / "events", tmp_path / "events")
+    path = tmp_path / "events" / "metadata" / "dataset.json"
+    pseudo = {"pseudo_dates": {"good_for": "intervals", "why": "ages only"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | pseudo))
+    given = [f"--predictions={report / 'predictions' / 'counts_lr'}", "--baselines=none", "--resamples=20"]
+    for events, there in ((made / "events", True), (tmp_path / "events", False)):
+        out = tmp_path / str(there)
+        evaluate.main([*given, f"--events={events}", f"--output={out}"])
+        groups = json.loads((out / "metrics.json").read_text())["result"]["groups"]
+        assert "sex" in groups and ("period" in groups) == there
+    told = one_sentence([*given, f"--events={events}", "--since=2015-01-01", f"--output={tmp_path / 'no'}"])
+    assert "are made up" in told
+
+
+def test_a_converted_run_is_probed_on_tokens_that_are_named(made, tmp_path):
+    born.write(tmp_path / "born", "bert")
+    vocabulary = token_dataset.open_tokens(made / "tokens").vocabulary
+    resize.resize(tmp_path / "born", vocabulary, tmp_path / "converted")
+    labels = f"--labels={made / 'events' / 'labels' / TASKS[0]}"
+    given = [f"--workdir={tmp_path / 'converted'}", labels, "--probe=linear", "--resamples=20"]
+    given += ["--events=", f"--output={tmp_path / 'out'}"]
+    assert "name some as --input" in one_sentence(given)
+    evaluate.main([*given, f"--input={made / 'tokens'}"])
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [m["name"] for m in told["result"]["models"]] == ["probe_converted"]
+    cost = told["efficiency"]["converted"]
+    assert cost["parameters"] == cost["trainable_parameters"] and cost["training_seconds"] is None
+    assert any("still there as it was" in line for line in told["warnings"])
+
+
+def _moved(run, folder, *, data=None, start=None, fingerprint=None):
     """A copy of a run that says it had other tokens, or started elsewhere."""
     shutil.copytree(run, folder)
     path = folder / "config.json"
     saved = json.loads(path.read_text())
     if data:
         saved["config"]["data"]["path"] = str(data)
+        fingerprint = json.loads((data / "dataset.json").read_text())["fingerprint"]
+    if fingerprint:
+        saved["dataset"]["fingerprint"] = fingerprint
     if start:
         saved["config"]["init"]["checkpoint"] = str(start)
     path.write_text(json.dumps(saved))

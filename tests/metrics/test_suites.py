@@ -158,12 +158,30 @@ def test_equal_scores_and_separated_classes() -> None:
     truth = [True, False] * 20
     same = yes_no(truth, [0.3] * 40)
     assert same["auroc"].value == 0.5 and np.isnan(same["calibration_slope"].value)
-    assert same["calibration_slope"].reason == "all scores are equal"
+    for name in ("auroc", "average_precision", "sensitivity_at_90_specificity", "calibration_slope"):
+        assert same[name].reason == "all scores are equal", name
+    assert same["brier"].reason == ""
     assert same["calibration_intercept"].value == pytest.approx(np.log(7 / 3))
     assert np.isnan(same["ppv"].value) and same["ppv"].reason == "nobody is predicted yes"
     perfect = yes_no(truth, [0.8 if yes else 0.2 for yes in truth])
     assert perfect["calibration_slope"].reason == "the scores separate the classes"
     assert perfect["auroc"].value == 1 and perfect["ece"].value == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks"),
+    [
+        ("classes", ["macro_auroc"]),
+        ("codes", ["macro_auroc", "macro_average_precision"]),
+        ("time", ["harrell_c", "uno_c", "auc_50_days", "auc_120_days", "mean_auc"]),
+    ],
+)
+def test_a_ranking_by_equal_scores_says_so(kind: str, ranks: list[str]) -> None:
+    target, prediction, context = made(kind)
+    for values, doubted in ((np.ones_like(prediction.values) * prediction.values[0], ranks), (prediction.values, [])):
+        found = suites.measure(target, suites.Prediction(values), EVERY, context=context)
+        assert {n for n, one in found.items() if one.reason == "all scores are equal"} == set(doubted)
+        assert not any(np.isnan(found[name].value) for name in ranks)
 
 
 def test_rare_classes_say_how_many_resamples_lack_them() -> None:

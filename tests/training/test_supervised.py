@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,9 @@ import pytest
 import ehrjax
 from ehrjax import train
 from ehrjax.core.errors import InputError
-from ehrjax.data import pipeline, token_dataset
+from ehrjax.data import labelled, pipeline, token_dataset
+from ehrjax.ingest.labels import reading
+from ehrjax.training import targets
 
 DEVICES = 8
 STAGES = ("integer_value", pl.Int64, lambda i: i % 3)
@@ -109,6 +112,32 @@ def test_regression_knows_the_scale_of_its_labels(toy_tokens, tmp_path):
     saved = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["objective"]
     assert saved["centre"] == pytest.approx(13, abs=0.2) and saved["scale"] == pytest.approx(2, abs=0.2)
     assert ehrjax.load(tmp_path / "run").objective.config.centre == saved["centre"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([1.0, 3.0], (2.0, 1.0)),
+        ([1e-7, 5e-7], (3e-7, 2e-7)),
+        ([4.0, 4.0], (4.0, 1.0)),
+        ([1e9, 1e9 + 1e-6], (1e9, 1.0)),
+        ([123456.7891234, 123458.7891234], (123457.789123, 1.0)),
+    ],
+)
+def test_numbers_of_any_unit_can_be_learnt(numbers, expected):
+    assert targets.centre_and_scale(np.array(numbers)[:, None]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_labels_have_one_name_wherever_they_lie(toy_labels, tmp_path):
+    """`prepare labels` writes a folder a task into the folder it is given; either may be named."""
+    folder = tmp_path / "all" / "readmission_30d"
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text("{}")
+    shutil.copy(toy_labels, folder / "labels.parquet")
+    for path in (tmp_path / "all", folder):
+        targets.write(tmp_path, labelled.Target("yes_no"), str(path))
+        told = json.loads((tmp_path / "target.json").read_text())
+        assert told["tasks"] == ["readmission_30d"] == [reading.read_labels(path).name]
 
 
 def test_a_tuning_loss_that_is_infinite_is_one_sentence(toy_tokens, tmp_path, capsys):

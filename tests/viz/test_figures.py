@@ -41,6 +41,15 @@ def test_intervals_draw_no_bar_where_there_is_none() -> None:
     assert list(counts.error_x.array) == [0, 0] and counts.x[1] is None
 
 
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_the_marks_of_a_row_stay_apart_from_those_of_the_next(count: int) -> None:
+    rows = {name: [(0.5, 0.4, 0.6)] * count for name in "abc"}
+    figure = figures.intervals(rows, [str(i) for i in range(count)], x="accuracy")
+    places = np.array([own.y for own in figure.data])
+    assert places[:, 0].max() < places[:, 1].min() and places[:, 1].max() < places[:, 2].min()
+    assert len(np.unique(places)) == places.size
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 29, 30, 40, 60])
 def test_the_map_places_every_vector_and_repeats_itself(count: int) -> None:
     table = np.random.default_rng(0).normal(size=(count, 12))

@@ -76,7 +76,17 @@ def read_labels(path: str | Path, *, decode: str = "") -> Labels:
     frame = frame.select(keep).sort("subject_id", "prediction_time", maintain_order=True)
     if decode:
         frame, value = ehrshot.decode(frame, value, decode, path)
-    return Labels(path.name if path.is_dir() else path.stem, value, frame, info)
+    return Labels(name_of(path), value, frame, info)
+
+
+def name_of(path: str | Path) -> str:
+    """What `read_labels` calls the labels.
+
+    Raises:
+      InputError: a folder of several tasks.
+    """
+    path = Path(path)
+    return _single_task(path).name if path.is_dir() else path.stem
 
 
 def _single_task(path: Path) -> Path:

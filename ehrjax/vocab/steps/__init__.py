@@ -12,6 +12,9 @@ Three optional marks make preparation faster and change nothing else. `CATEGORIE
 (a step without it sees Strings). `BY_CODE = True`: `apply` looks at codes alone. `COUNTED` and `COUNTED_ROWS`: the
 columns and the rows that `count` reads; behind steps that are BY_CODE only these are read and passed on.
 
+A step that adds tokens with a time may say which: `details(strings, settings) -> [N] bool` those that tell more of the
+event in front of them, `marks(strings, settings)` those that stand between events and are none (`token_roles`).
+
 `needs(settings)` says what of the times it uses, 'order' (default), 'intervals' or 'dates'; a source
 whose times are not good for that is refused.
 """

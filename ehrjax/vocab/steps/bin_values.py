@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,12 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: pl.DataFrame) -> pl.
     bins = beside(events, pl.col("bin").is_not_null())
     bins = named(bins, pl.format("Q{}", pl.lit(events["bin"].drop_nulls())))
     return inserted(events.with_columns(pl.lit(None, pl.Int32).alias("bin")), after=[bins])
+
+
+def details(strings: Sequence[str], settings: Settings) -> np.ndarray:
+    """[N] bool: which strings are bins by themselves."""
+    bins = {f"Q{k}" for k in range(1, settings.num_bins + 1)} if settings.separate else set()
+    return np.array([string in bins for string in strings], bool)
 
 
 def fit_breaks(counts: pl.DataFrame, *, num_bins: int, min_values: int) -> pl.DataFrame:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from ehrjax.core.errors import InputError
@@ -45,3 +48,9 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
         at += length or 0
     head = pl.concat_str(pl.lit(start), rest.str.slice(0, settings.lengths[0]))
     return inserted(events.with_columns(pl.when(mine).then(head).otherwise("code").alias("code")), after=after)
+
+
+def details(strings: Sequence[str], settings: Settings) -> np.ndarray:
+    """[N] bool: which strings are levels behind a code's first."""
+    pattern = re.compile(rf"{re.escape(settings.family)}//(\d+-\d+|SFX)//.*")
+    return np.array([pattern.fullmatch(string) is not None for string in strings], bool)

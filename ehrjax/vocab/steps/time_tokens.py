@@ -94,7 +94,7 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
     return inserted(events, before=[rows])
 
 
-def are(strings: Sequence[str], settings: Settings) -> np.ndarray:
+def marks(strings: Sequence[str], settings: Settings) -> np.ndarray:
     """[N] bool: which strings are tokens of this step."""
     pattern = re.compile(_PATTERNS[settings.kind])
     return np.array([pattern.fullmatch(string) is not None for string in strings], bool)

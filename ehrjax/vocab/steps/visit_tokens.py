@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from ehrjax.vocab.step_rows import ADDED, AT, at_rows, inserted, named
@@ -52,3 +54,8 @@ def apply(events: pl.DataFrame, settings: Settings, fitted: None = None) -> pl.D
     if settings.types:
         before.append(named(starts.filter(~matches(settings.types)), UNKNOWN_TYPE))
     return inserted(events, before=before, after=[named(ends, END)])
+
+
+def marks(strings: Sequence[str], settings: Settings) -> np.ndarray:
+    """[N] bool: which strings are tokens of this step."""
+    return np.array([string in (START, END, UNKNOWN_TYPE) for string in strings], bool)
