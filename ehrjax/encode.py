@@ -18,18 +18,17 @@ def codes(args: argparse.Namespace) -> None:
 
     from ehrjax.evals import encodings, vector_files
 
-    run = _opened(args)
-    vector_files.check_output(Path(args.output))
-    strings = np.array(run.vocabulary.strings)
+    if args.contextual and not args.input:
+        raise InputError("--contextual needs --input=TOKENS, the dataset whose occurrences count.")
     if args.attention:
         if not args.contextual:
             raise InputError("--attention needs --contextual: a table of vectors attends to nothing.")
         if Path(args.attention) == Path(args.output):
             raise InputError("--attention and --output name the same file; name two.")
         vector_files.check_output(Path(args.attention), (".npz",))
+    run = _opened(args)
+    strings = np.array(run.vocabulary.strings)
     if args.contextual:
-        if not args.input:
-            raise InputError("--contextual needs --input=TOKENS, the dataset whose occurrences count.")
         splits = _splits(args, run)
         # First, for a model without attention is refused at once.
         if args.attention:
@@ -100,8 +99,12 @@ def nearest(args: argparse.Namespace) -> None:
 
 
 def _opened(args: argparse.Namespace) -> Any:
+    """The run; what else is wrong is said before it is read."""
     import ehrjax
+    from ehrjax.evals import encodings, vector_files
 
+    encodings.chosen_splits(args.split)
+    vector_files.check_output(Path(args.output))
     return ehrjax.load(args.workdir)
 
 

@@ -283,14 +283,24 @@ def stream(
     return count
 
 
-def splits_of(dataset: TokenDataset, names: str, notes: Notes | None = None) -> list[Split]:
-    """The splits that a comma-separated list names, or all; with the vectors of notes for runs that read some."""
+def chosen_splits(names: str) -> tuple[str, ...]:
+    """The splits that a comma-separated list names, or all.
+
+    Raises:
+      InputError: one that does not exist, or is named twice.
+    """
     every = ("train", "tuning", "held_out")
     chosen = every if names == "all" else tuple(names.split(","))
     if unknown := [name for name in chosen if name not in every]:
         raise InputError(f"--split is {unknown[0]!r}; choose {', '.join(every)} or all.")
     if len(set(chosen)) < len(chosen):
         raise InputError(f"--split is {names!r}, which names a split twice; name each once.")
+    return chosen
+
+
+def splits_of(dataset: TokenDataset, names: str, notes: Notes | None = None) -> list[Split]:
+    """Those of `chosen_splits`, with the vectors of notes for runs that read some."""
+    chosen = chosen_splits(names)
     return [replace(dataset.split(name), notes=notes) for name in chosen]
 
 
