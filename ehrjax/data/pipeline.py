@@ -105,6 +105,11 @@ def read_labels(settings: Settings) -> reading.Labels:
     return reading.read_labels(settings.labels, decode=settings.decode)
 
 
+def names_of(labels: str) -> list[str]:
+    """What the tasks are called whose labels a setting names."""
+    return [reading.name_of(path) for path in labels.split(",")]
+
+
 def open_split(dataset: token_dataset.TokenDataset, name: str, settings: Settings) -> AnySplit:
     """A split, or where the settings name labels the labelled windows in it."""
     split = dataset.split(name)

@@ -80,7 +80,7 @@ def measure(run: Any, part: LabelledSplit, *, batches: int = 20) -> dict[str, An
 
 def trainable(run: Any) -> int:
     """The parameters whose learning rate was above zero (config.optimizer.rate_rules); of a converted run all."""
-    rules = run.config.get("optimizer", {}).get("rate_rules", ())
+    rules = run.config.get("optimizer", {}).get("rate_rules", [("", 1.0)])
     rates = trees.multipliers(tuple((path, factor) for path, factor in rules), run.params)
     flat = trees.flatten(run.params)
     total = 0

@@ -12,7 +12,6 @@ import numpy as np
 from ehrjax.core import files, plugins
 from ehrjax.core.errors import InputError
 from ehrjax.data import labelled, pipeline, token_dataset
-from ehrjax.ingest.labels import reading
 from ehrjax.training import run
 
 FILE = "target.json"
@@ -108,5 +107,4 @@ def balanced_weights(labels: np.ndarray, target: labelled.Target) -> tuple[float
 
 def write(workdir: Path, target: labelled.Target, labels: str) -> None:
     """Writes DIR/target.json: the kind of the labels, what each output stands for, and the names of the tasks."""
-    tasks = [reading.name_of(path) for path in labels.split(",")]
-    files.write_json(workdir / FILE, {**labelled.as_dict(target), "tasks": tasks})
+    files.write_json(workdir / FILE, {**labelled.as_dict(target), "tasks": pipeline.names_of(labels)})

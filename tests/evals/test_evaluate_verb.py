@@ -367,7 +367,7 @@ def test_a_converted_run_is_probed_on_tokens_that_are_named(made, tmp_path):
     assert "name some as --input" in one_sentence(given)
     evaluate.main([*given, f"--input={made / 'tokens'}"])
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert [m["name"] for m in told["result"]["models"]] == ["probe_converted"]
+    assert [m["name"] for m in told["result"]["models"]] == ["probe_converted", "oracle"]
     cost = told["efficiency"]["converted"]
     assert cost["parameters"] == cost["trainable_parameters"] and cost["training_seconds"] is None
     assert any("still there as it was" in line for line in told["warnings"])

@@ -46,6 +46,7 @@ def whole(toy_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run_verb("train", *ARGUMENTS, f"--config.data.path={toy_tokens}", f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == f"params sha256: {sha(workdir)}"
+    assert not (workdir / "report").exists() and "report:" not in result.stdout, "config.report.enabled is False"
     return workdir
 
 
