@@ -21,22 +21,24 @@ _THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 _mine = threading.local()
 
 
-def at_once(workers: int, jobs: Iterable[Callable[[], Any]]) -> list[Any]:
+def at_once(workers: int, jobs: Iterable[Callable[[], Any]], *, shared: bool = False) -> list[Any]:
     """Does jobs side by side, in their order.
 
     Args:
       workers: how many at a time, at most as many as there are cores.
       jobs: what to do; commands are started by `verb`.
+      shared: as many workers as are asked for, those beyond the cores taking turns with the others. For a few long jobs
+        that the number of cores does not divide: none then waits for the last one.
 
     Returns:
       What each job returned. Once one has failed no further one is begun, and its exception is raised when those under
       way have ended.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    workers = max(1, min(workers, len(cores) or 1))
+    workers = max(1, workers if shared else min(workers, len(cores) or 1))
     shares: queue.Queue[list[int]] = queue.Queue()
     for worker in range(workers):
-        shares.put(cores[worker::workers])
+        shares.put(cores[worker::workers] or cores)
 
     failed = threading.Event()
 

@@ -390,7 +390,8 @@ def main() -> None:
     jobs = [partial(sampled, work, task, args) for task in tasks]
     jobs += [partial(frozen, work, task, seed, args) for task in tasks for seed in seeds]
     at_once(args.parallel, jobs)
-    at_once(args.parallel, [partial(zero_shot, work, task, args) for task in tasks])
+    jobs = [partial(zero_shot, work, task, args) for task in tasks]
+    at_once(len(jobs) if args.parallel > 1 else 1, jobs, shared=True)
     found = {task: told(work, task, args) for task in tasks}
     told_of_seeds(found)
     for task, futures in told_of_futures(work, tasks, args).items():

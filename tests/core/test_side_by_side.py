@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
@@ -33,6 +34,18 @@ def test_each_job_has_its_share_and_results_keep_their_order(tmp_path, monkeypat
     told = capfd.readouterr().out
     sizes = {f"cores {len(share)} {len(share)} yes" for share in shares}
     assert {line for line in told.splitlines() if line.startswith("cores")} <= sizes and told.count("took 0.") == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to cores")
+def test_jobs_beyond_the_cores_take_turns_where_they_may() -> None:
+    cores, meeting = sorted(os.sched_getaffinity(0)), threading.Barrier(1 + len(os.sched_getaffinity(0)), timeout=60)
+
+    def job():
+        meeting.wait()  # passes only when all are under way
+        return sorted(os.sched_getaffinity(0))
+
+    found = at_once(len(cores) + 1, [job] * (len(cores) + 1), shared=True)
+    assert sorted(found) == sorted([*([core] for core in cores), cores])
 
 
 def test_a_run_that_was_stopped_before_its_end_is_no_result(tmp_path, monkeypatch) -> None:
