@@ -162,3 +162,20 @@ def test_what_train_does_not_know() -> None:
         survival.uno_c(np.array([1.0, 3.0, 4.0]), events, np.arange(3.0), lost)
     with pytest.raises(InputError, match="without rows"):
         survival.Censoring.of(np.zeros(0), np.zeros(0, bool))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-7, 1e-3, 1e4])
+def test_the_scale_of_a_risk_means_nothing(scale: float) -> None:
+    rng = np.random.default_rng(4)
+    times, events, risk = rng.exponential(100, 300), rng.random(300) < 0.6, rng.random(300)
+    censoring, horizons = (
+        survival.Censoring.of(np.append(times, 1e5), np.append(events, False)),
+        np.array([50.0, 120.0]),
+    )
+    plain, scaled = (
+        (survival.harrell_c(times, events, own), survival.dynamic_aucs(times, events, own, censoring, horizons))
+        for own in (risk, risk * scale)
+    )
+    np.testing.assert_allclose(scaled[0], plain[0], rtol=1e-12)
+    np.testing.assert_allclose(scaled[1], plain[1], rtol=1e-12)
+    assert np.ptp(plain[1]) > 0 and not np.isclose(plain[0], 0.5)
